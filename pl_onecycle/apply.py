@@ -1,0 +1,107 @@
+"""Make a found learning rate the one that training really uses.
+
+One number goes to the parameter groups, to whatever schedule stands on them and to the module's attribute;
+what changed is told.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from numbers import Real
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from pl_onecycle.checks import expect_number
+from pl_onecycle.param_groups import peak_lrs, rescale, write
+from pl_onecycle.scheduler import OneCycleScheduler
+
+# Learning rates that torch's schedulers keep in the groups (OneCycleLR all of them, the others `initial_lr`) ...
+_GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
+# ... and in themselves.
+_SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr")
+_MODULE_NAMES = ("lr", "learning_rate")
+
+
+def apply_max_lr(
+    lr: float, optimizer: Optimizer, schedulers: Sequence[Any] = (), module: torch.nn.Module | None = None
+) -> list[str]:
+    """Make ``lr`` the peak learning rate of the group with the largest one.
+
+    Every learning rate that optimizer and schedulers hold is scaled by the same factor, so the schedule keeps its
+    shape, the groups keep their ratios, and the value in force right now is the new schedule's. Absolute floors that a
+    user gave (``eta_min``, ``ReduceLROnPlateau.min_lrs``) stay.
+
+    Args:
+        lr: The new peak, > 0.
+        optimizer: Its groups are written; a tensor lr in place.
+        schedulers: `OneCycleScheduler`, torch's ``OneCycleLR`` and ``CyclicLR``, anything built on ``base_lrs``,
+            also inside ``SequentialLR`` and ``ChainedScheduler``.
+        module: ``lr`` and ``learning_rate`` of it and of its ``hparams`` follow where they exist.
+
+    Returns:
+        What was changed, for people, e.g. ``["OneCycleScheduler", "module.lr"]``.
+
+    Example:
+        >>> weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+        >>> optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 0.25}, {"params": weights[1:]}], lr=1.0)
+        >>> scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30)
+        >>> apply_max_lr(0.5, optimizer, [scheduler])
+        ['2 parameter groups', 'StepLR']
+        >>> [group["lr"] for group in optimizer.param_groups], scheduler.base_lrs
+        ([0.125, 0.5], [0.125, 0.5])
+    """
+    expect_number("lr", lr, above=0)
+    parts = [part for scheduler in schedulers for part in _parts(scheduler)]
+    old = next((part.max_lrs for part in parts if hasattr(part, "max_lrs")), None) or peak_lrs(optimizer)
+    top = max(float(value) for value in old)
+
+    def to_new(value: Any) -> float:
+        return rescale(float(value), top, lr)
+
+    groups = optimizer.param_groups
+    for group in groups:
+        for key in _GROUP_KEYS:
+            if key in group:
+                write(group, key, to_new(group[key]))
+    for part in parts:
+        _rescale_scheduler(part, to_new, lr)
+    changed = [f"{len(groups)} parameter group{'s' if len(groups) > 1 else ''}"]
+    changed += [type(scheduler).__name__ for scheduler in schedulers]
+    return changed + (_set_attributes(module, lr) if module is not None else [])
+
+
+def _parts(scheduler: Any) -> Iterator[Any]:
+    """The scheduler and those inside it (SequentialLR, ChainedScheduler)."""
+    yield scheduler
+    for inner in getattr(scheduler, "_schedulers", ()):
+        yield from _parts(inner)
+
+
+def _rescale_scheduler(scheduler: Any, to_new: Callable[[Any], float], lr: float) -> None:
+    if isinstance(scheduler, OneCycleScheduler):
+        scheduler.set_max_lr(lr)
+        return
+    for key in _SCHEDULER_KEYS:
+        values = getattr(scheduler, key, None)
+        if isinstance(values, list):
+            setattr(scheduler, key, [to_new(value) for value in values])
+
+
+def _set_attributes(module: torch.nn.Module, lr: float) -> list[str]:
+    """Set the learning rates that the module or its hparams carry as a number or None."""
+    changed = []
+    hparams = getattr(module, "hparams", {})
+    for name in _MODULE_NAMES:
+        if name in hparams and _is_rate(hparams[name]):
+            hparams[name] = lr
+            changed.append(f"hparams.{name}")
+        if _is_rate(getattr(module, name, "missing")):
+            with suppress(AttributeError):  # a property without a setter
+                setattr(module, name, lr)
+                changed.append(f"module.{name}")
+    return changed
+
+
+def _is_rate(value: Any) -> bool:
+    return value is None or (isinstance(value, Real) and not isinstance(value, bool))

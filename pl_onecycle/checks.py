@@ -1,0 +1,57 @@
+"""The one sentence that a bad argument gets.
+
+Pure Python. Constructors call these before anything else happens, so a wrong argument
+never costs a training step.
+"""
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
+
+
+def expect(condition: bool, name: str, wanted: str, value: Any, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` with one sentence unless ``condition`` holds.
+
+    Example:
+        >>> expect(False, "num_steps", "an integer >= 2", 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: Expected argument `num_steps` to be an integer >= 2 but got 1
+    """
+    if not condition:
+        raise error(f"Expected argument `{name}` to be {wanted} but got {value!r}")
+
+
+def expect_integer(name: str, value: Any, minimum: int) -> None:
+    """Require an integer >= ``minimum``; a bool is not one."""
+    wanted = f"an integer >= {minimum}"
+    expect(isinstance(value, Integral) and not isinstance(value, bool), name, wanted, value, TypeError)
+    expect(value >= minimum, name, wanted, value)
+
+
+def expect_number(
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+) -> None:
+    """Require a finite number with ``value > above`` and ``minimum <= value <= maximum``."""
+    bounds = [f"> {above:g}"] if above > -math.inf else []
+    bounds += [f">= {minimum:g}"] if minimum > -math.inf else []
+    bounds += [f"<= {maximum:g}"] if maximum < math.inf else []
+    wanted = " ".join(["a finite number", " and ".join(bounds)]).rstrip()
+    expect(isinstance(value, Real) and not isinstance(value, bool), name, wanted, value, TypeError)
+    expect(math.isfinite(value) and above < value and minimum <= value <= maximum, name, wanted, value)
+
+
+def expect_one_of(name: str, value: Any, choices: Collection[str]) -> None:
+    """Require one of ``choices``."""
+    expect(isinstance(value, str) and value in choices, name, f"one of {sorted(choices)}", value)
+
+
+def expect_bool(name: str, value: Any) -> None:
+    """Require True or False."""
+    expect(isinstance(value, bool), name, "True or False", value, TypeError)

@@ -1,0 +1,78 @@
+"""The helper for ``configure_optimizers``: an optimizer and its one-cycle schedule, as Lightning wants them."""
+
+import math
+from collections.abc import Sequence
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch.optim import Optimizer
+from typing_extensions import Unpack
+
+from pl_onecycle.policy import PolicyArguments, Preset
+from pl_onecycle.scheduler import OneCycleScheduler
+
+
+def configure_one_cycle(
+    module: pl.LightningModule,
+    optimizer: Optimizer,
+    *,
+    max_lr: float | Sequence[float] | None = None,
+    total_steps: int | None = None,
+    preset: Preset = "smith",
+    **arguments: Unpack[PolicyArguments],
+) -> OptimizerLRSchedulerConfig:
+    """Return what ``configure_optimizers`` returns: ``optimizer`` with a one-cycle schedule, stepped every step.
+
+    ``max_lr`` is each group's own lr, until an `LRRangeTest` finds a better one; ratios between groups stay. The
+    length is the number of optimizer steps of the run, from the Trainer: epochs, ``max_steps``,
+    ``limit_train_batches``, accumulation and devices all count. Nothing but lr and momentum of ``optimizer`` changes.
+
+    Args:
+        module: The LightningModule, attached to its Trainer as it is in ``configure_optimizers``.
+        optimizer: Any torch optimizer whose groups have an ``lr``.
+        max_lr: Peak learning rate, see `OneCycleScheduler`.
+        total_steps: Optimizer steps of the run, >= 1, instead of the Trainer's; needed where that is endless.
+        preset: Schedule whose defaults are used, see `OneCyclePolicy.from_preset`.
+        arguments: Arguments of the preset, as ``pct_annihilation`` or ``div_factor``.
+
+    Returns:
+        ``{"optimizer": ..., "lr_scheduler": {"scheduler": OneCycleScheduler, "interval": "step", ...}}``
+
+    Raises:
+        MisconfigurationException: The length of the run is unknown and ``total_steps`` is not given.
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument lies outside its range.
+
+    Example:
+        >>> class Net(pl.LightningModule):
+        ...     def configure_optimizers(self):
+        ...         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+        ...         return configure_one_cycle(self, optimizer)
+    """
+    if total_steps is None:
+        total_steps = _trainer_steps(module)
+    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, preset=preset, **arguments)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
+
+
+def _trainer_steps(module: pl.LightningModule) -> int:
+    """Optimizer steps of the whole run that ``module`` is about to be trained in."""
+    way_out = "pass `total_steps=` to `configure_one_cycle`"
+    try:
+        trainer = module.trainer
+    except RuntimeError as error:
+        raise MisconfigurationException(
+            f"The one-cycle schedule takes its length from the Trainer, and the module has none yet: {way_out}."
+        ) from error
+    steps = trainer.estimated_stepping_batches
+    if steps == math.inf or steps < 0:  # an endless run; Lightning's -1 stands for a loader without length
+        raise MisconfigurationException(
+            "The one-cycle schedule needs to know how long the run is, and this one is endless or its train loader"
+            f" has no length: set `Trainer(max_steps=...)` or {way_out}."
+        )
+    if steps == 0:
+        raise MisconfigurationException(
+            f"The one-cycle schedule needs at least one step, and the train loader is empty: give it data or {way_out}."
+        )
+    return int(steps)

@@ -1,0 +1,194 @@
+"""The loss curve of a sweep: raw points, and views of them.
+
+Pure maths on numpy. A `LossCurve` is what a trial measures and what `suggestion.py` reads. Raw losses are
+kept as they were; smoothing and trimming are views that are computed on request.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pl_onecycle.checks import expect, expect_number, expect_one_of
+
+Outcome = Literal["completed", "diverged", "stopped"]
+Array = npt.NDArray[np.float64]
+
+# Width of the smoothing kernel (one standard deviation) in decades of lr. On the default sweep of eight
+# decades in 100 steps that averages four to five points; wider moves the minimum away from the explosion.
+BANDWIDTH = 0.1
+# The level of the loss before the sweep does anything: the median of this many first losses (a tenth of a short curve).
+START_POINTS = 5
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Losses of a sweep over the learning rate.
+
+    Point k pairs a learning rate with the loss that shows its effect: ``loss[k]`` was measured by the training
+    step *after* the update with ``lr[k]``. (Peers pair it with the loss before that update, which moves every curve
+    one rung up the lr axis.)
+
+    Args:
+        lr: Learning rates > 0 in the order of the sweep, never falling; of the parameter group with the largest one.
+        loss: As many losses, raw: means over the micro-batches of one optimizer step. The last may be NaN or
+            infinite; it then ended the sweep.
+        outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite) or
+            ``"stopped"`` (by the module, or because the data ran out).
+        initial_loss: The loss before the first update, or None where it is not known.
+
+    Raises:
+        ValueError: The sequences differ in length, or the learning rates are not positive and rising.
+
+    Example:
+        >>> curve = LossCurve(lr=[0.01, 0.1, 1.0], loss=[2.0, 1.0, float("nan")], outcome="diverged")
+        >>> len(curve), curve.loss[1], curve.finite_loss.tolist()
+        (3, 1.0, [2.0, 1.0])
+    """
+
+    lr: Sequence[float]
+    loss: Sequence[float]
+    outcome: Outcome = "completed"
+    initial_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        """Turn the sequences into tuples of floats and check them."""
+        object.__setattr__(self, "lr", tuple(float(value) for value in self.lr))
+        object.__setattr__(self, "loss", tuple(float(value) for value in self.loss))
+        expect(len(self.lr) == len(self.loss), "loss", f"as long as `lr` ({len(self.lr)})", len(self.loss))
+        expect_one_of("outcome", self.outcome, ("completed", "diverged", "stopped"))
+        for before, lr in zip((0.0, *self.lr), self.lr, strict=False):
+            expect(0 < lr < math.inf and lr >= before, "lr", "positive, finite and never falling", lr)
+
+    def __len__(self) -> int:
+        return len(self.lr)
+
+    # --------------------------------------------------------------------------------------- views
+    @cached_property
+    def finite_loss(self) -> Array:
+        """The losses before the first one that is NaN or infinite, shape (n,)."""
+        loss = np.asarray(self.loss, dtype=np.float64)
+        bad = np.flatnonzero(~np.isfinite(loss))
+        return loss[: bad[0]] if len(bad) else loss
+
+    @cached_property
+    def finite_lr(self) -> Array:
+        """The learning rates of `finite_loss`, shape (n,)."""
+        return np.asarray(self.lr, dtype=np.float64)[: len(self.finite_loss)]
+
+    @cached_property
+    def start(self) -> float:
+        """The loss before the sweep has an effect: the median of the first few. NaN if there is none."""
+        first = [] if self.initial_loss is None or not math.isfinite(self.initial_loss) else [self.initial_loss]
+        points = min(START_POINTS, max(len(self.finite_loss) // 10, 1))
+        first += self.finite_loss[: points - len(first)].tolist()
+        return float(np.median(first)) if first else math.nan
+
+    @cached_property
+    def noise(self) -> float:
+        """Standard deviation of the raw losses about their trend, from their second differences.
+
+        Robust (median absolute deviation), so neither the fall nor the explosion counts as noise.
+        """
+        return _noise(self.finite_loss)
+
+    def smoothed(self, bandwidth: float = BANDWIDTH) -> Array:
+        """Return the smoothed loss at `finite_lr`, shape (n,).
+
+        At every point a straight line is fitted to the losses over log10 lr, weighted by a Gaussian of
+        ``bandwidth`` decades around the point. The kernel looks both ways, so unlike a running average the
+        result does not lag behind, and a line has no bias at the ends of the curve. Losses far above the
+        start level are lowered to start + fall first: how high an explosion goes must not move the minimum.
+
+        Args:
+            bandwidth: Standard deviation of the kernel in decades of lr, > 0.
+
+        Example:
+            >>> LossCurve([1e-3, 1e-2, 1e-1], [3.0, 2.0, 1.0]).smoothed(0.5).round(6).tolist()
+            [3.0, 2.0, 1.0]
+        """
+        expect_number("bandwidth", bandwidth, above=0)
+        loss = self.finite_loss
+        if len(loss) == 0:
+            return loss
+        fall = max(self.start - float(_median_of_three(loss).min()), 0.0)
+        loss = np.minimum(loss, self.start + max(fall, 4 * self.noise))
+        return _local_line(np.log10(self.finite_lr), loss, bandwidth)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers, strings and lists, as saved in checkpoints."""
+        return {**asdict(self), "lr": list(self.lr), "loss": list(self.loss)}
+
+
+def first_explosion(losses: Sequence[float], threshold: float | None) -> int | None:
+    """Return the index of the loss at which a sweep has diverged, or None.
+
+    A loss that is NaN or infinite always counts. A finite one counts where the median m of it and the two before
+    rises above the best m so far by more than ``threshold`` times the fall so far:
+
+        m - best > threshold * max(start - best, 4 * noise)
+
+    Both sides are differences, so scaling or shifting the loss, also below zero, changes nothing.
+
+    Args:
+        losses: Losses in the order of the sweep, the one before the first update included.
+        threshold: > 0, or None to look for non-finite losses only.
+
+    Example:
+        >>> first_explosion([1.0, 0.9, 0.7, 0.5, 0.2, 0.3, 40.0, 90.0], 4.0)
+        7
+        >>> first_explosion([-1.0, -1.1, -1.3, -1.5, -1.8, -1.7, 38.0, 88.0], 4.0)
+        7
+
+    References:
+        Lightning's ``early_stop_threshold``. Differs: it stops where the smoothed loss exceeds ``threshold`` times
+        the best, which for a negative best is at once.
+    """
+    loss = np.asarray(losses, dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(loss))
+    end = int(bad[0]) if len(bad) else len(loss)
+    if threshold is not None and end > START_POINTS:
+        middle = _median_of_three(loss[:end])
+        start = float(np.median(loss[:START_POINTS]))
+        best = np.minimum.accumulate(middle)
+        unit = np.maximum(start - best, 4 * _noise(loss[:end]))
+        exploded = np.flatnonzero(middle - best > threshold * unit + 1e-9 * np.abs(best))
+        exploded = exploded[exploded >= START_POINTS]
+        if len(exploded):
+            return int(exploded[0])
+    return end if len(bad) else None
+
+
+def _median_of_three(loss: Array) -> Array:
+    """Median of each loss and the two before it; one outlier does not pass."""
+    before = np.concatenate([loss[:1], loss[:1], loss])
+    middle: Array = np.median(np.stack([before[:-2], before[1:-1], before[2:]]), axis=0)
+    return middle
+
+
+def _noise(loss: Array) -> float:
+    if len(loss) < 3:
+        return 0.0
+    bend = loss[:-2] - 2 * loss[1:-1] + loss[2:]
+    # 1.4826 turns the median absolute deviation of a normal variable into its standard deviation;
+    # a second difference of independent values has 1 + 4 + 1 times their variance.
+    return float(1.4826 * np.median(np.abs(bend)) / math.sqrt(6))
+
+
+def _local_line(x: Array, y: Array, width: float) -> Array:
+    """Local linear regression of y on x with a Gaussian kernel, evaluated at x."""
+    distance = x[None, :] - x[:, None]
+    weight = np.exp(-0.5 * (distance / width) ** 2)
+    weight /= weight.sum(axis=1, keepdims=True)
+    mean_x = (weight * distance).sum(axis=1)
+    # Relative to a loss of the curve, so that a large offset costs no digits.
+    mean_y = (weight * (y - y[0])[None, :]).sum(axis=1)
+    spread = (weight * (distance - mean_x[:, None]) ** 2).sum(axis=1)
+    together = (weight * (distance - mean_x[:, None]) * (y[None, :] - y[0])).sum(axis=1)
+    slope = np.divide(together, spread, out=np.zeros_like(spread), where=spread > 1e-12 * width**2)
+    fitted: Array = y[0] + mean_y - slope * mean_x
+    return fitted

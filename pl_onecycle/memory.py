@@ -1,0 +1,190 @@
+"""Remember objects in memory, and put them back in place.
+
+A `Memory` walks over what it is given and keeps, for everything that it knows, what is needed to undo later
+changes: tensors by value on their own device, containers by content, random generators by state, modules and
+optimizers attribute by attribute. Identity is kept: after `Memory.restore` every tensor and container is the same
+object as before, so aliases stay aliases. Objects of other types are kept by reference only; what happens inside them
+is not undone.
+"""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.optim import Optimizer
+
+_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+class Memory:
+    """What some objects looked like.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> before = layer.weight.item()
+        >>> memory = Memory()
+        >>> memory.remember(layer)
+        >>> layer.weight.data.fill_(7.0); layer.note = "new"
+        tensor([[7.]])
+        >>> memory.restore()
+        >>> layer.weight.item() == before, hasattr(layer, "note")
+        (True, False)
+    """
+
+    def __init__(self) -> None:
+        # Closing the stack runs every undo, also when one of them fails or Ctrl-C comes in between.
+        self._undo = ExitStack()
+        # Also keeps the objects alive, so that an id is never used twice.
+        self._seen: dict[int, Any] = {}
+        self._kinds: tuple[tuple[Any, Callable[[Any], None]], ...] = (
+            (Tensor, self._tensor),
+            (np.ndarray, self._array),
+            (_GENERATORS, self._generator),
+            (nn.Module, self._module),
+            (Optimizer, lambda optimizer: self.remember(vars(optimizer))),
+            (dict, self._dict),
+            ((list, deque, set), self._collection),
+            ((tuple, frozenset), self._items),
+        )
+
+    def remember(self, value: Any) -> None:
+        """Remember ``value`` and, for containers, modules and optimizers, all that is inside."""
+        if isinstance(value, _ATOMS) or id(value) in self._seen:
+            return
+        for kinds, keep in self._kinds:
+            if isinstance(value, kinds):
+                self.leave_alone(value)  # from here on; it may refer to itself
+                keep(value)
+                return
+
+    def leave_alone(self, value: Any) -> None:
+        """Keep ``value`` by reference only, wherever it turns up."""
+        self._seen[id(value)] = value
+
+    def remember_attributes(self, value: Any) -> None:
+        """Remember the attributes of any object, as `remember` does those of a module."""
+        if hasattr(value, "__dict__") and id(value) not in self._seen:
+            self.leave_alone(value)
+            self.remember(vars(value))
+
+    def remember_bindings(self, value: Any) -> None:
+        """Remember which objects the attributes of ``value`` are, and the state of the random generators among them.
+
+        For objects that may be huge (data sets): numbers and strings come back, the content of containers
+        and tensors is neither copied nor restored.
+        """
+        known = id(value) in self._seen
+        self.leave_alone(value)
+        if known or not hasattr(value, "__dict__"):
+            return
+        bindings, saved = vars(value), dict(vars(value))
+        self._undo.callback(_put_back, bindings, saved)
+        for item in saved.values():
+            if isinstance(item, _GENERATORS):
+                self.remember(item)
+
+    def restore(self) -> None:
+        """Undo every change since the objects were remembered. May be called once."""
+        try:
+            self._undo.close()
+        finally:
+            self._seen.clear()
+
+    # -------------------------------------------------------------------------------------- by type
+    def _tensor(self, tensor: Tensor) -> None:
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            return  # a lazy parameter has no content yet
+        alias, content = tensor.detach(), tensor.detach().clone()
+        expanded = any(step == 0 and size > 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
+        is_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
+        grad = tensor.grad if is_leaf else None
+        self.remember(grad)
+
+        def undo() -> None:
+            with torch.inference_mode() if alias.is_inference() else torch.no_grad():
+                if not expanded:  # nobody can write to an expanded tensor either
+                    alias.copy_(content)
+            if tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape:
+                tensor.data = alias  # `.data` had been bound to other memory
+            if is_leaf:
+                tensor.requires_grad_(requires_grad)
+                tensor.grad = grad
+
+        self._undo.callback(undo)
+
+    def _array(self, array: Any) -> None:
+        if array.flags.writeable:
+            self._undo.callback(array.__setitem__, ..., array.copy())
+
+    def _generator(self, generator: Any) -> None:
+        if isinstance(generator, np.random.Generator):
+            bits = generator.bit_generator
+            self._undo.callback(setattr, bits, "state", bits.state)
+        elif isinstance(generator, random.Random):
+            self._undo.callback(generator.setstate, generator.getstate())
+        else:
+            self._undo.callback(generator.set_state, generator.get_state())
+
+    def _module(self, module: nn.Module) -> None:
+        self.remember(vars(module))
+        # Scripted modules keep their tensors elsewhere.
+        self._items((*module.parameters(recurse=False), *module.buffers(recurse=False)))
+
+    def _dict(self, mapping: dict[Any, Any]) -> None:
+        saved = dict(mapping)
+        self._undo.callback(_put_back, mapping, saved)
+        self._items(saved.values())
+
+    def _collection(self, collection: Any) -> None:
+        saved = list(collection)
+
+        def undo() -> None:
+            collection.clear()
+            (collection.update if isinstance(collection, set) else collection.extend)(saved)
+
+        self._undo.callback(undo)
+        self._items(saved)
+
+    def _items(self, items: Iterable[Any]) -> None:
+        for item in items:
+            self.remember(item)
+
+
+def _put_back(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
+    if list(mapping) == list(saved):  # nothing came or went: no moment at which a key is missing
+        for key, item in saved.items():
+            if mapping[key] is not item:
+                mapping[key] = item
+        return
+    mapping.clear()
+    mapping.update(saved)
+
+
+class RandomState:
+    """The state of every global random stream: python, numpy, torch and each CUDA device.
+
+    `isolate_rng` of Lightning is not used: it does not restore after an exception.
+    """
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._numpy = np.random.get_state()
+        self._torch = torch.get_rng_state()
+        # Asking for CUDA's state would start CUDA; a process that did not has no state to lose.
+        started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self._cuda = torch.cuda.get_rng_state_all() if started else []
+
+    def restore(self) -> None:
+        """Put every stream back."""
+        random.setstate(self._python)
+        np.random.set_state(self._numpy)
+        torch.set_rng_state(self._torch)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)

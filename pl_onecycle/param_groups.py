@@ -1,0 +1,83 @@
+"""Read and write what the parameter groups of an optimizer hold: learning rate and momentum.
+
+The one place that knows where torch optimizers keep these: ``lr`` as a number or a tensor, momentum as
+``momentum`` (SGD, RMSprop) or as the first of ``betas`` (the Adam family).
+"""
+
+import math
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pl_onecycle.checks import expect
+
+
+def write(holder: dict[str, Any], key: str, value: float) -> None:
+    """Set ``holder[key]``; a tensor keeps its identity and is filled in place (CUDA graphs, capturable optimizers)."""
+    if isinstance(holder[key], Tensor):
+        holder[key].fill_(value)
+    else:
+        holder[key] = value
+
+
+# --------------------------------------------------------------------------------------- learning rate
+def check_lrs(optimizer: Optimizer, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` unless every group of ``optimizer`` has a finite numeric ``lr`` >= 0."""
+    wanted = "an optimizer whose parameter groups have a finite numeric `lr` >= 0"
+    name = type(optimizer).__name__
+    for i, group in enumerate(optimizer.param_groups):
+        lr: Any = group.get("lr")
+        is_number = isinstance(lr, Real) or (isinstance(lr, Tensor) and lr.numel() == 1)
+        usable = is_number and math.isfinite(float(lr)) and float(lr) >= 0
+        expect(usable, "optimizer", wanted, f"{name} with lr={lr!r} in group {i}", error)
+    expect(len(optimizer.param_groups) > 0, "optimizer", wanted, f"{name} without groups", error)
+
+
+def peak_lrs(optimizer: Optimizer) -> list[float]:
+    """Return per group the lr that its schedule is built around.
+
+    That is ``max_lr`` where a one-cycle scheduler left it, else ``initial_lr`` where any scheduler did, else the
+    group's ``lr``.
+    """
+    return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in optimizer.param_groups]
+
+
+def rescale(value: float, old_top: float, new_top: float) -> float:
+    """Return ``value`` in the same ratio to ``new_top`` as it had to ``old_top``; exactly ``new_top`` at the top.
+
+    A top of zero has no ratio; every value becomes ``new_top``.
+
+    Example:
+        >>> rescale(0.25, old_top=1.0, new_top=0.5)
+        0.125
+    """
+    return new_top if value == old_top or old_top == 0 else value * new_top / old_top
+
+
+# -------------------------------------------------------------------------------------------- momentum
+def momentum_of(group: dict[str, Any]) -> float | None:
+    """Return the group's momentum or beta1, or None for an optimizer without one.
+
+    Example:
+        >>> momentum_of({"betas": (0.9, 0.999)}), momentum_of({"lr": 0.1})
+        (0.9, None)
+    """
+    if "betas" in group:
+        return float(group["betas"][0])
+    return float(group["momentum"]) if group.get("momentum") is not None else None
+
+
+def write_momentum(group: dict[str, Any], momentum: float) -> None:
+    """Write the group's momentum or beta1; a group whose momentum is 0 or that has none is left alone."""
+    if not momentum_of(group):
+        return
+    if "betas" not in group:
+        write(group, "momentum", momentum)
+    elif isinstance(group["betas"][0], Tensor):
+        with torch.no_grad():
+            group["betas"][0].fill_(momentum)
+    else:
+        group["betas"] = type(group["betas"])((momentum, *group["betas"][1:]))

@@ -1,0 +1,173 @@
+"""Play a one-cycle policy on an optimizer.
+
+The only room that turns a `policy.py` schedule into learning rates and momenta of a real training run.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from typing_extensions import Unpack, override
+
+from pl_onecycle.checks import expect, expect_number
+from pl_onecycle.param_groups import check_lrs, rescale, write, write_momentum
+from pl_onecycle.policy import OneCyclePolicy, PolicyArguments, Preset
+
+
+class OneCycleScheduler(LRScheduler):
+    """One cycle of learning rate and momentum for every parameter group, to be stepped after each optimizer step.
+
+    Writes the values of a `OneCyclePolicy` for the step to come. All of it is a function of the step alone, so a
+    resumed run goes on exactly. After the last step the final value is held. Groups keep their ratio to the largest lr;
+    groups added during training (e.g. by ``BackboneFinetuning``) join with the ratio that they come with. A group
+    without momentum, or whose momentum is 0, keeps it so; a tensor lr is written in place.
+
+    Args:
+        optimizer: The optimizer; every group needs an ``lr``.
+        max_lr: Peak learning rate, > 0: a number for the group with the largest lr, the others keep their ratio to
+            it; a sequence with one for each group; or None for each group's own lr.
+        total_steps: Optimizer steps of the whole run, >= 1.
+        preset: Schedule whose defaults are used, see `OneCyclePolicy.from_preset`.
+        last_epoch: The step to start from minus one; -1 starts anew.
+        arguments: Arguments of the preset, as ``pct_start`` or ``div_factor``.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument lies outside its range, or a group has no ``lr``.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.nn.Parameter(torch.zeros(1))
+        >>> optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9)
+        >>> scheduler = OneCycleScheduler(optimizer, max_lr=1.0, total_steps=5, pct_annihilation=0.2)
+        >>> for _ in range(6):
+        ...     print(f"{optimizer.param_groups[0]['lr']:.5f} {optimizer.param_groups[0]['momentum']:.3f}")
+        ...     optimizer.step(); scheduler.step()
+        0.10000 0.950
+        0.55000 0.900
+        1.00000 0.850
+        0.55000 0.900
+        0.00001 0.950
+        0.00001 0.950
+
+    References:
+        arXiv:1803.09820, section 4. Differs from torch's ``OneCycleLR``: see `OneCyclePolicy`; a single ``max_lr``
+        keeps the ratios of the groups; momentum 0 stays 0.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | Sequence[float] | None,
+        total_steps: int,
+        *,
+        preset: Preset = "smith",
+        last_epoch: int = -1,
+        **arguments: Unpack[PolicyArguments],
+    ) -> None:
+        check_lrs(optimizer)
+        own = [float(group["lr"]) for group in optimizer.param_groups]
+        max_lrs = _per_group(own if max_lr is None else max_lr, own)
+        self.policy = OneCyclePolicy.from_preset(preset, max(max_lrs), total_steps, **arguments)
+        if last_epoch == -1:
+            for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
+                group["max_lr"] = lr
+        super().__init__(optimizer, last_epoch)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole schedule."""
+        return self.policy.total_steps
+
+    @property
+    def max_lrs(self) -> list[float]:
+        """The peak learning rate of each group."""
+        return [float(group["max_lr"]) for group in self.optimizer.param_groups]
+
+    def set_max_lr(self, max_lr: float | Sequence[float]) -> None:
+        """Put the peak elsewhere, from the current step on; the shape of the cycle stays.
+
+        Args:
+            max_lr: A number for the group with the largest lr (the others keep their ratio to it), or one for
+                each group; > 0.
+
+        Raises:
+            TypeError: Not a number.
+            ValueError: Out of range, or not as many as there are groups.
+        """
+        max_lrs = _per_group(max_lr, self.max_lrs)
+        self.policy = replace(self.policy, max_lr=max(max_lrs))
+        for group, lr in zip(self.optimizer.param_groups, max_lrs, strict=True):
+            group["max_lr"] = lr
+        self._write()
+
+    @override
+    def step(self, epoch: int | None = None) -> None:
+        """Write the values of the next step; call it once after every optimizer step."""
+        super().step(epoch)
+        self._write()
+
+    @override
+    def get_lr(self) -> list[Any]:
+        """Return the learning rate of each group at the current step."""
+        for group in self.optimizer.param_groups:
+            if "max_lr" not in group:  # joined during training: its lr was chosen beside those of the last step
+                before = self.policy.lr(max(self.last_epoch - 1, 0))
+                group["max_lr"] = float(group["lr"]) * self.policy.max_lr / before
+        return [self._policy_of(lr).lr(self.last_epoch) if lr > 0 else 0.0 for lr in self.max_lrs]
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as plain numbers, strings and lists."""
+        return {
+            "last_epoch": self.last_epoch,
+            "step_count": self._step_count,
+            "max_lrs": self.max_lrs,
+            "policy": asdict(self.policy),
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the saved schedule was.
+
+        Warns:
+            UserWarning: The saved schedule was made for another number of steps; it is the one that goes on.
+        """
+        asked, self.policy = self.total_steps, OneCyclePolicy(**state_dict["policy"])
+        if asked != self.total_steps:
+            warnings.warn(
+                f"The one-cycle schedule was saved for {self.total_steps} steps and is resumed in a run of {asked};"
+                f" it goes on as saved, holding its last learning rate after step {self.total_steps - 1}.",
+                stacklevel=2,
+            )
+        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
+        for group, lr in zip(self.optimizer.param_groups, state_dict["max_lrs"], strict=False):
+            group["max_lr"] = lr
+        self._write()
+
+    def _policy_of(self, max_lr: float) -> OneCyclePolicy:
+        return self.policy if max_lr == self.policy.max_lr else replace(self.policy, max_lr=max_lr)
+
+    def _write(self) -> None:
+        """Write learning rates and momenta of the current step."""
+        momentum = self.policy.momentum(self.last_epoch)
+        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            write(group, "lr", lr)
+            if momentum is not None:
+                write_momentum(group, momentum)
+        self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+
+def _per_group(max_lr: float | Sequence[float], reference: Sequence[float]) -> list[float]:
+    """One peak for each group: a number scales ``reference``, a sequence is taken as it is."""
+    if not isinstance(max_lr, Sequence):
+        expect_number("max_lr", max_lr, above=0)
+        return [rescale(lr, max(reference), float(max_lr)) for lr in reference]
+    expect(len(max_lr) == len(reference), "max_lr", f"one number for each of {len(reference)} groups", max_lr)
+    for lr in max_lr:
+        expect_number("max_lr", lr, minimum=0)
+    expect(max(max_lr) > 0, "max_lr", "> 0 for at least one group", max_lr)
+    return [float(lr) for lr in max_lr]

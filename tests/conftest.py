@@ -1,0 +1,69 @@
+"""Guards around every test: random streams, threads, working directory and what is left in it."""
+
+import logging
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+# What Lightning or torch say about a Trainer on small data on a CPU. None of it is about this package.
+_NOT_OURS = (
+    "ignore:.*does not have many workers.*",
+    "ignore:.*The number of training batches .* is smaller than the logging interval.*",
+    "ignore:.*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+    "ignore:.*Checkpoint directory .* exists and is not empty.*",
+    "ignore:.*Starting from v1.9.0, `tensorboardX` has been removed.*",
+    "ignore:.*GPU available but not used.*",
+    "ignore:.*module\\(s\\) in eval mode at the start of training.*",
+    "ignore:.*pkg_resources is deprecated.*",
+    "ignore:.*LightningDeprecationWarning.*",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the warnings above pass; every other one is an error."""
+    for item in items:
+        for line in _NOT_OURS:
+            item.add_marker(pytest.mark.filterwarnings(line))
+
+
+@pytest.fixture(autouse=True)
+def _same_random_streams() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning's lines about devices stay out of the test log; what this package says is still captured."""
+    logger = logging.getLogger("lightning.pytorch.accelerators.cuda")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests run in a directory of their own and change no environment variable."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    before = dict(os.environ)
+    yield
+    changed = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)}
+    # seed_everything and torch's workers tell their children; pytest itself names the running test.
+    allowed = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTEST_CURRENT_TEST", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
+    for key in changed & {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:
+        os.environ.pop(key, None)
+    assert changed <= allowed
