@@ -34,7 +34,7 @@ class LossCurve:
     one rung up the lr axis.)
 
     Args:
-        lr: Learning rates > 0 in the order of the sweep, never falling; of the parameter group with the largest one.
+        lr: Learning rates > 0 in the order of the steps; of the parameter group with the largest one.
         loss: As many losses, raw: means over the micro-batches of one optimizer step. The last may be NaN or
             infinite; it then ended the sweep.
         outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite) or
@@ -42,7 +42,7 @@ class LossCurve:
         initial_loss: The loss before the first update, or None where it is not known.
 
     Raises:
-        ValueError: The sequences differ in length, or the learning rates are not positive and rising.
+        ValueError: The sequences differ in length, or a learning rate is not positive and finite.
 
     Example:
         >>> curve = LossCurve(lr=[0.01, 0.1, 1.0], loss=[2.0, 1.0, float("nan")], outcome="diverged")
@@ -61,8 +61,8 @@ class LossCurve:
         object.__setattr__(self, "loss", tuple(float(value) for value in self.loss))
         expect(len(self.lr) == len(self.loss), "loss", f"as long as `lr` ({len(self.lr)})", len(self.loss))
         expect_one_of("outcome", self.outcome, ("completed", "diverged", "stopped"))
-        for before, lr in zip((0.0, *self.lr), self.lr, strict=False):
-            expect(0 < lr < math.inf and lr >= before, "lr", "positive, finite and never falling", lr)
+        for lr in self.lr:
+            expect_number("lr", lr, above=0)
 
     def __len__(self) -> int:
         return len(self.lr)

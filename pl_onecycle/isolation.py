@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyLogger, Logger
 from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.loops.utilities import _select_data_fetcher
@@ -35,8 +36,8 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
 
     To be entered while ``trainer`` fits and its train loader is set up. Inside, ``callback`` is the only callback,
     there are no schedulers and no validation, loggers take everything and write nothing, and epochs and steps count on
-    from where the fit stands. On the way out, also by an exception or Ctrl-C, all of that is undone: parameters, buffers,
-    gradients, flags, torchmetrics states, plain attributes, optimizer and scheduler state, gradient scaler, random
+    from where the fit stands. On the way out, also by an exception or Ctrl-C, all of that is undone: parameters,
+    buffers, gradients, flags, torchmetrics states, plain attributes, optimizer and scheduler state, gradient scaler, random
     streams and generators, loaders with their samplers and persistent workers, callbacks, loggers and the Trainer's own
     attributes.
 
@@ -145,6 +146,8 @@ class _MuteLogger(DummyLogger):
         self._names = {
             key: getattr(logger, key, None) for key in ("name", "version", "save_dir", "log_dir", "root_dir")
         }
+        if isinstance(logger, (CSVLogger, TensorBoardLogger)):  # `Trainer.log_dir` asks only these for `log_dir`
+            self._names["save_dir"] = self._names["log_dir"]
 
     @property
     def name(self) -> Any:
@@ -158,7 +161,7 @@ class _MuteLogger(DummyLogger):
 
     @property
     def save_dir(self) -> Any:
-        """Directory under which loggers save."""
+        """Directory in which `Trainer.log_dir` finds itself."""
         return self._names["save_dir"]
 
     @property

@@ -102,7 +102,8 @@ class Memory:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             return  # a lazy parameter has no content yet
         alias, content = tensor.detach(), tensor.detach().clone()
-        expanded = any(step == 0 and size > 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
+        strided = alias.layout is torch.strided
+        expanded = strided and any(step == 0 < size - 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
         is_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
         grad = tensor.grad if is_leaf else None
         self.remember(grad)
@@ -111,7 +112,7 @@ class Memory:
             with torch.inference_mode() if alias.is_inference() else torch.no_grad():
                 if not expanded:  # nobody can write to an expanded tensor either
                     alias.copy_(content)
-            if tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape:
+            if strided and (tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape):
                 tensor.data = alias  # `.data` had been bound to other memory
             if is_leaf:
                 tensor.requires_grad_(requires_grad)

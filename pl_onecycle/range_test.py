@@ -129,7 +129,7 @@ class LRRangeTest(pl.Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._asked and trainer.global_step == 0:
-            rank_zero_warn("LR range test: not run, as the fit had no training step (no batches, or no epochs).")
+            rank_zero_info("LR range test: not run, as the fit had no training step (no batches, or no epochs).")
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -172,8 +172,7 @@ class LRRangeTest(pl.Callback):
         else:
             found = f"suggests max_lr {self._told()}; not applied, training goes on with lr {before:.3g}"
         where = self._write(trainer, changed)
-        tell = rank_zero_warn if self.suggestion is None else rank_zero_info
-        tell(f"{swept}: {found}{where}.")
+        rank_zero_info(f"{swept}: {found}{where}.")
 
     def _told(self) -> str:
         assert self.suggestion is not None

@@ -138,7 +138,8 @@ def _draw_loss(ax: Axes, curve: LossCurve, suggestion: Suggestion | None) -> Non
     if suggestion is not None:
         label = f"max_lr {suggestion.lr:.3g} ({suggestion.method})"
         ax.axvline(suggestion.lr, color=_CHOICE, linewidth=1.5, linestyle="--", label=label)
-    ax.legend(loc="best", fontsize="small")
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="best", fontsize="small")
 
 
 def _draw_policy(ax: Axes, policy: Policy) -> None:

@@ -99,6 +99,8 @@ def refusal(curve: LossCurve) -> str | None:
         return "the loss is not finite from the first step on"
     if len(curve.finite_loss) < MIN_POINTS:
         return f"the sweep ended after {len(curve.finite_loss)} finite points, at least {MIN_POINTS} are needed"
+    if np.any(np.diff(curve.finite_lr) < 0) or curve.finite_lr[0] == curve.finite_lr[-1]:
+        return "the learning rate does not rise from point to point, so this is no sweep"
     fall = curve.start - float(curve.smoothed(WIDE).min())
     # A rounding error of the loss is not a fall either.
     if fall <= 1e-7 * abs(curve.start):

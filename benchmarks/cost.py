@@ -1,0 +1,234 @@
+"""What `OneCycleScheduler` and an isolated trial cost, as ratios to what they stand beside.
+
+Each repetition times both sides of a ratio one after the other, in an order that alternates, on one thread; the table
+gives the median of the ratios of the repetitions with the smallest and the largest.
+
+- step: one ``scheduler.step()`` of `OneCycleScheduler` against torch's ``OneCycleLR``, with momentum cycling, for one
+  group, 100 groups with one lr, and 100 groups with 100 lrs. The optimizer step is not part of it.
+- trial: `run_trial` of 100 steps in a real fit of a small net on scikit-learn's digits, batches of 32, from the first
+  ``on_train_epoch_start``, against (a) the loop of a fit of 100 steps from the same hook to ``on_train_end``, (b) that
+  whole ``Trainer.fit`` with its setup and teardown, (c) the search of Lightning's `LearningRateFinder` with 100 steps,
+  its saving and restoring included, which also shows a progress bar. No early stop. The trial runs one step more than
+  the others, as the loss of step k + 1 shows the effect of step k.
+
+    python benchmarks/cost.py
+
+Result (torch 2.15.0, lightning 2.6.6, 2 cores of a shared x86 server, Python 3.11, n = 41, 58 s): a step of
+`OneCycleScheduler` takes 2.87 (1.91 to 4.92) times as long as one of ``OneCycleLR`` with one group, 2.60 (1.66 to 4.43)
+times with 100 groups of one lr and 40.6 (16.9 to 60.9) times, 6.2 ms, with 100 groups of 100 lrs. A trial of 100 steps
+takes 1.19 (0.80 to 1.53) times as long as the loop of a fit, 1.19 (0.64 to 1.56) times as long as a whole fit and 1.04
+(0.75 to 1.65) times as long as Lightning's search.
+"""
+
+import argparse
+import io
+import logging
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from pl_onecycle import OneCycleScheduler, RangeTestPolicy
+from pl_onecycle.trial import run_trial
+
+TRIAL_STEPS = 100
+MIN_LR, MAX_LR = 1e-6, 0.1  # no step of this sweep diverges
+SCHEDULE_STEPS = 100
+Measure = Callable[[], float]  # seconds
+
+
+# --------------------------------------------------------------------------------------------- step
+def step_seconds(scheduler_class: type[OneCycleScheduler] | type[OneCycleLR], lrs: list[float]) -> float:
+    """Mean seconds of a scheduler's step, over a whole schedule with one group for each of ``lrs``."""
+    optimizer = SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs], lrs[0], momentum=0.9)
+    scheduler = scheduler_class(optimizer, lrs, SCHEDULE_STEPS)
+    optimizer.step()
+    start = time.perf_counter()
+    for _ in range(SCHEDULE_STEPS - 1):
+        scheduler.step()
+    return (time.perf_counter() - start) / (SCHEDULE_STEPS - 1)
+
+
+# -------------------------------------------------------------------------------------------- trial
+class Net(pl.LightningModule):
+    """A small classifier of digits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lr = 0.01
+        self.net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> SGD:
+        return SGD(self.parameters(), self.lr, momentum=0.9)
+
+
+@cache
+def digits() -> TensorDataset:
+    """1,797 images of 8 x 8 pixels: 57 batches of 32."""
+    images, labels = load_digits(return_X_y=True)
+    return TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
+
+
+class Stopwatch(pl.Callback):
+    """Times the loop of a fit."""
+
+    def __init__(self) -> None:
+        self.start: float | None = None
+        self.seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = self.start or time.perf_counter()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.start is not None
+        self.seconds = time.perf_counter() - self.start
+
+
+class Trial(pl.Callback):
+    """Times a trial."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        start = time.perf_counter()
+        curve = run_trial(trainer, RangeTestPolicy(MIN_LR, MAX_LR, TRIAL_STEPS), early_stop_threshold=None)
+        self.seconds = time.perf_counter() - start
+        assert len(curve) == TRIAL_STEPS
+
+
+class TimedFinder(LearningRateFinder):
+    """Times Lightning's search."""
+
+    seconds = 0.0
+
+    def lr_find(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        start = time.perf_counter()
+        super().lr_find(trainer, pl_module)
+        self.seconds = time.perf_counter() - start
+        assert self.optimal_lr is not None
+        assert len(self.optimal_lr.results["lr"]) == TRIAL_STEPS
+
+
+def fit(callbacks: list[pl.Callback], max_steps: int) -> float:
+    """Fit, and return the seconds of the whole call."""
+    pl.seed_everything(0, verbose=False)
+    trainer = pl.Trainer(
+        max_steps=max_steps,
+        callbacks=callbacks,
+        default_root_dir=tempfile.gettempdir(),
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    net, loader = Net(), DataLoader(digits(), 32, shuffle=True)
+    start = time.perf_counter()
+    trainer.fit(net, loader)
+    return time.perf_counter() - start
+
+
+def trial() -> float:
+    """Our trial, in a fit of one step."""
+    callback = Trial()
+    fit([callback], max_steps=1)
+    return callback.seconds
+
+
+def loop() -> float:
+    """The loop of a plain fit."""
+    callback = Stopwatch()
+    fit([callback], max_steps=TRIAL_STEPS)
+    return callback.seconds
+
+
+def whole_fit() -> float:
+    """The whole of a plain fit."""
+    return fit([], max_steps=TRIAL_STEPS)
+
+
+def lightnings() -> float:
+    """Lightning's search, in a fit of one step."""
+    finder = TimedFinder(MIN_LR, MAX_LR, TRIAL_STEPS, early_stop_threshold=None, update_attr=False)
+    fit([finder], max_steps=1)
+    return finder.seconds
+
+
+# --------------------------------------------------------------------------------------------- table
+def interleaved(measures: list[Measure], n: int) -> list[list[float]]:
+    """Seconds of each measure in n repetitions, after one to warm up; every other repetition runs backwards."""
+    seconds: list[list[float]] = [[] for _ in measures]
+    order = list(range(len(measures)))
+    for repetition in range(-1, n):
+        for i in order if repetition % 2 else reversed(order):
+            taken = measures[i]()
+            if repetition >= 0:
+                seconds[i].append(taken)
+    return seconds
+
+
+def row(name: str, one: list[float], other: list[float], unit: str) -> str:
+    """One line of the table."""
+    scale = {"µs": 1e6, "ms": 1e3}[unit]
+    ratios = [a / b for a, b in zip(one, other, strict=True)]
+    medians = " against ".join(f"{statistics.median(seconds) * scale:.1f}" for seconds in (one, other))
+    return f"| {name} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {medians} {unit} |"
+
+
+def cpu() -> str:
+    """Name of the processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep Lightning's chatter and its finder's progress bar off the screen."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    with redirect_stderr(io.StringIO()):
+        yield
+
+
+def main(quick: bool) -> None:
+    """Measure and print the table."""
+    torch.set_num_threads(1)
+    n = 3 if quick else 41
+    print(f"torch {version('torch')}, lightning {version('lightning')}, {cpu()}, n = {n}\n")
+    print("| what | median ratio (min to max) | medians |\n|---|---|---|")
+    groups = {"1 group": [0.1], "100 groups": [0.1] * 100, "100 groups, 100 lrs": [0.1 * 0.95**i for i in range(100)]}
+    for name, lrs in groups.items():
+        one, other = interleaved([partial(step_seconds, kind, lrs) for kind in (OneCycleScheduler, OneCycleLR)], n)
+        print(row(f"step, {name}: OneCycleScheduler against OneCycleLR", one, other, "µs"), flush=True)
+    names = ("the loop of a fit", "a whole Trainer.fit", "LearningRateFinder")
+    one, *others = interleaved([trial, loop, whole_fit, lightnings], n)
+    for name, other in zip(names, others, strict=True):
+        print(row(f"trial of {TRIAL_STEPS} steps against {name}", one, other, "ms"))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 41")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as tempfile.tempdir, silence():
+        main(**vars(arguments))

@@ -1,0 +1,357 @@
+"""The found learning rate is the one that training then uses, whatever schedule stands on the optimizer."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim import lr_scheduler as schedulers
+
+from pl_onecycle.apply import apply_max_lr
+from pl_onecycle.scheduler import OneCycleScheduler
+from tests.fits import SmallNet
+
+STEPS = 12
+OLD, FOUND = 0.02, 0.37
+
+# Each gets the optimizer and the learning rates that its groups were made with.
+Build = Callable[[Optimizer, list[float]], Any]
+
+SCHEDULERS: dict[str, Build] = {
+    "none": lambda optimizer, lrs: None,
+    "LambdaLR": lambda optimizer, lrs: schedulers.LambdaLR(optimizer, lambda step: 0.9**step),
+    "MultiplicativeLR": lambda optimizer, lrs: schedulers.MultiplicativeLR(optimizer, lambda step: 1 - 0.05 * step),
+    "StepLR": lambda optimizer, lrs: schedulers.StepLR(optimizer, 3, gamma=0.5),
+    "MultiStepLR": lambda optimizer, lrs: schedulers.MultiStepLR(optimizer, [2, 7]),
+    "ConstantLR": lambda optimizer, lrs: schedulers.ConstantLR(optimizer, factor=0.25, total_iters=4),
+    "LinearLR": lambda optimizer, lrs: schedulers.LinearLR(optimizer, start_factor=0.2, total_iters=6),
+    "ExponentialLR": lambda optimizer, lrs: schedulers.ExponentialLR(optimizer, 0.8),
+    "PolynomialLR": lambda optimizer, lrs: schedulers.PolynomialLR(optimizer, total_iters=10, power=2.0),
+    "CosineAnnealingLR": lambda optimizer, lrs: schedulers.CosineAnnealingLR(optimizer, T_max=11),
+    "CosineAnnealingWarmRestarts": lambda optimizer, lrs: schedulers.CosineAnnealingWarmRestarts(optimizer, T_0=5),
+    "ReduceLROnPlateau": lambda optimizer, lrs: schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5),
+    "CyclicLR": lambda optimizer, lrs: schedulers.CyclicLR(
+        optimizer, [lr / 10 for lr in lrs], lrs, step_size_up=4, cycle_momentum=False
+    ),
+    "CyclicLR triangular2": lambda optimizer, lrs: schedulers.CyclicLR(
+        optimizer, [lr / 4 for lr in lrs], lrs, step_size_up=2, mode="triangular2", cycle_momentum=False
+    ),
+    "OneCycleLR": lambda optimizer, lrs: schedulers.OneCycleLR(optimizer, lrs, total_steps=STEPS, pct_start=0.25),
+    "OneCycleLR three phases": lambda optimizer, lrs: schedulers.OneCycleLR(
+        optimizer, lrs, total_steps=STEPS, pct_start=0.25, three_phase=True, anneal_strategy="linear"
+    ),
+    "SequentialLR": lambda optimizer, lrs: schedulers.SequentialLR(
+        optimizer,
+        [
+            schedulers.LinearLR(optimizer, start_factor=0.1, total_iters=4),
+            schedulers.CosineAnnealingLR(optimizer, T_max=STEPS - 4),
+        ],
+        milestones=[4],
+    ),
+    "ChainedScheduler": lambda optimizer, lrs: schedulers.ChainedScheduler(
+        [schedulers.ConstantLR(optimizer, factor=0.5, total_iters=3), schedulers.ExponentialLR(optimizer, 0.9)]
+    ),
+    "OneCycleScheduler": lambda optimizer, lrs: OneCycleScheduler(optimizer, lrs, STEPS),
+    "OneCycleScheduler fastai": lambda optimizer, lrs: OneCycleScheduler(optimizer, lrs, STEPS, preset="fastai"),
+}
+by_scheduler = pytest.mark.parametrize("build", SCHEDULERS.values(), ids=SCHEDULERS)
+
+
+def optimizer_with(lrs: Sequence[Any]) -> Optimizer:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": lr} for lr in lrs]
+    return SGD(groups, lr=99.0, momentum=0.9, foreach=False)
+
+
+def train(optimizer: Optimizer, scheduler: Any, steps: int) -> Iterator[list[float]]:
+    """The learning rates that each of ``steps`` steps uses, one for each group."""
+    for _ in range(steps):
+        yield [float(group["lr"]) for group in optimizer.param_groups]
+        optimizer.step()
+        if isinstance(scheduler, schedulers.ReduceLROnPlateau):
+            scheduler.step(1.0)
+        elif scheduler is not None:
+            scheduler.step()
+
+
+def present(scheduler: Any) -> list[Any]:
+    return [] if scheduler is None else [scheduler]
+
+
+def from_the_start(build: Build, lrs: list[float]) -> list[list[float]]:
+    optimizer = optimizer_with(lrs)
+    return list(train(optimizer, build(optimizer, lrs), STEPS))
+
+
+# ------------------------------------------------------------------------------------ the run that follows
+@by_scheduler
+@pytest.mark.parametrize("ratios", [[1.0], [1.0, 0.1], [0.1, 1.0]], ids=["one group", "two groups", "largest last"])
+@pytest.mark.parametrize("after", [0, 1, 5], ids=lambda after: f"after {after} steps")
+def test_the_run_goes_on_as_if_it_had_been_built_with_the_found_lr(
+    build: Build, ratios: list[float], after: int
+) -> None:
+    # D9: Lightning writes group["lr"] only, so LambdaLR is back at the old lr at the next step and OneCycleLR still
+    # peaks at the old one. D10: it sets all groups to one lr.
+    old, new = [OLD * ratio for ratio in ratios], [FOUND * ratio for ratio in ratios]
+    optimizer = optimizer_with(old)
+    scheduler = build(optimizer, old)
+    before = list(train(optimizer, scheduler, after))
+    apply_max_lr(FOUND, optimizer, present(scheduler))
+    run = list(train(optimizer, scheduler, STEPS - after))
+    assert before == from_the_start(build, old)[:after]
+    assert np.array(run) == pytest.approx(np.array(from_the_start(build, new)[after:]), rel=1e-9, abs=1e-15)
+
+
+@by_scheduler
+def test_groups_keep_their_ratio_of_ten_in_the_whole_run(build: Build) -> None:
+    # D10: Lightning's finder sets every group to the found lr.
+    optimizer = optimizer_with([OLD, OLD / 10])
+    scheduler = build(optimizer, [OLD, OLD / 10])
+    apply_max_lr(FOUND, optimizer, present(scheduler))
+    run = np.array(list(train(optimizer, scheduler, STEPS)))
+    assert run[:, 0] == pytest.approx(10 * run[:, 1], rel=1e-9, abs=1e-15)
+    assert run[:, 0].max() > 0.2 * FOUND  # ConstantLR's first lr is a quarter, CyclicLR's and SequentialLR's a tenth
+
+
+@by_scheduler
+def test_a_second_value_replaces_the_first(build: Build) -> None:
+    optimizer = optimizer_with([OLD, OLD / 10])
+    scheduler = build(optimizer, [OLD, OLD / 10])
+    for lr in (3.0, 1e-6, FOUND):
+        apply_max_lr(lr, optimizer, present(scheduler))
+    run = np.array(list(train(optimizer, scheduler, STEPS)))
+    assert run == pytest.approx(np.array(from_the_start(build, [FOUND, FOUND / 10])), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("total_steps", "pct_start", "peak"),
+    [(10, 0.3, 2), (12, 0.25, 2), (100, 0.3, 29), (20, 0.5, 9)],  # torch peaks at pct_start * N - 1
+)
+@pytest.mark.parametrize("anneal", ["cos", "linear"])
+@pytest.mark.parametrize("lr", [0.37, 1e-5, 1 / 3])
+def test_one_cycle_lr_peaks_exactly_at_the_found_lr(
+    total_steps: int, pct_start: float, peak: int, anneal: Any, lr: float
+) -> None:
+    optimizer = optimizer_with([OLD, OLD / 10])
+    scheduler = schedulers.OneCycleLR(
+        optimizer, [OLD, OLD / 10], total_steps, pct_start=pct_start, anneal_strategy=anneal
+    )
+    apply_max_lr(lr, optimizer, [scheduler])
+    run = [lrs[0] for lrs in train(optimizer, scheduler, total_steps)]
+    assert max(run) == lr
+    assert run.index(lr) == peak
+
+
+@pytest.mark.parametrize("total_steps", [1, 2, 3, 7, 50])
+def test_our_own_cycle_peaks_exactly_at_the_found_lr(total_steps: int) -> None:
+    optimizer = optimizer_with([OLD / 3, OLD])
+    scheduler = OneCycleScheduler(optimizer, None, total_steps)
+    apply_max_lr(1 / 3, optimizer, [scheduler])
+    assert max(lrs[1] for lrs in train(optimizer, scheduler, total_steps)) == 1 / 3
+    assert scheduler.policy.max_lr == 1 / 3
+
+
+def test_momentum_of_a_cycle_stays_its_own() -> None:
+    optimizer = optimizer_with([OLD])
+    scheduler = schedulers.OneCycleLR(optimizer, OLD, total_steps=10, base_momentum=0.8, max_momentum=0.9)
+    apply_max_lr(FOUND, optimizer, [scheduler])
+    group = optimizer.param_groups[0]
+    assert (group["momentum"], group["base_momentum"], group["max_momentum"]) == (0.9, 0.8, 0.9)
+
+
+def test_an_absolute_floor_of_the_user_stays() -> None:
+    optimizer = optimizer_with([OLD])
+    scheduler = schedulers.CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-3)
+    apply_max_lr(FOUND, optimizer, [scheduler])
+    run = [lrs[0] for lrs in train(optimizer, scheduler, 11)]
+    assert run[0] == FOUND
+    assert run[10] == pytest.approx(1e-3)
+
+
+def test_a_plateau_reduces_to_its_floor_and_not_below() -> None:
+    optimizer = optimizer_with([OLD])
+    scheduler = schedulers.ReduceLROnPlateau(optimizer, factor=0.1, patience=0, min_lr=0.01)
+    apply_max_lr(FOUND, optimizer, [scheduler])
+    # The first step sets the best metric; then x 0.1 to 0.037 and, instead of 0.0037, to 0.01.
+    assert [lrs[0] for lrs in train(optimizer, scheduler, 5)] == pytest.approx([0.37, 0.37, 0.037, 0.01, 0.01])
+
+
+def test_a_plateau_that_has_already_reduced_goes_on_from_the_found_lr() -> None:
+    optimizer = optimizer_with([OLD])
+    scheduler = schedulers.ReduceLROnPlateau(optimizer, factor=0.1, patience=0)
+    assert [lrs[0] for lrs in train(optimizer, scheduler, 3)] == pytest.approx([OLD, OLD, OLD / 10])
+    apply_max_lr(FOUND, optimizer, [scheduler])  # it keeps no peak but the lr in force
+    assert [lrs[0] for lrs in train(optimizer, scheduler, 3)] == pytest.approx([FOUND, FOUND / 10, FOUND / 100])
+
+
+# ------------------------------------------------------------------------------------------- the optimizer
+def test_what_an_optimizer_without_a_schedule_gets() -> None:
+    optimizer = optimizer_with([0.1, 1.0, 0.0])
+    assert apply_max_lr(0.5, optimizer) == ["3 parameter groups"]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5, 0.0]  # 0 is a tenth of nothing
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9, 0.9]
+
+
+def test_an_optimizer_whose_lr_is_zero_gets_the_found_one() -> None:
+    optimizer = optimizer_with([0.0, 0.0])
+    apply_max_lr(0.5, optimizer)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+@given(
+    lrs=st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=5),
+    found=st.floats(1e-9, 1e3),
+)
+def test_the_largest_group_gets_exactly_the_found_lr_and_the_others_their_share(lrs: list[float], found: float) -> None:
+    optimizer = optimizer_with(lrs)
+    scheduler = schedulers.StepLR(optimizer, 100)
+    apply_max_lr(found, optimizer, [scheduler])
+    new = [group["lr"] for group in optimizer.param_groups]
+    assert max(new) == new[lrs.index(max(lrs))] == found
+    assert new == pytest.approx([lr / max(lrs) * found for lr in lrs], rel=1e-12)
+    assert scheduler.base_lrs == new
+    assert scheduler.get_last_lr() == new
+
+
+@by_scheduler
+@pytest.mark.parametrize("after", [0, 5], ids=lambda after: f"after {after} steps")
+def test_a_tensor_lr_stays_the_same_tensor_and_follows_the_schedule(build: Build, after: int) -> None:
+    old, new = [OLD, OLD / 10], [FOUND, FOUND / 10]
+    tensors = [torch.tensor(lr, dtype=torch.float64) for lr in old]
+    optimizer = optimizer_with(tensors)
+    scheduler = build(optimizer, old)
+    list(train(optimizer, scheduler, after))
+    apply_max_lr(FOUND, optimizer, present(scheduler))
+    run = list(train(optimizer, scheduler, STEPS - after))
+    for group, tensor in zip(optimizer.param_groups, tensors, strict=True):
+        assert group["lr"] is tensor
+    assert np.array(run) == pytest.approx(np.array(from_the_start(build, new)[after:]), rel=1e-6, abs=1e-12)
+
+
+def test_a_capturable_adam_keeps_its_tensor() -> None:
+    tensor = torch.tensor(OLD)
+    optimizer = Adam([torch.nn.Parameter(torch.ones(2))], lr=tensor, foreach=False)
+    apply_max_lr(FOUND, optimizer)
+    assert optimizer.param_groups[0]["lr"] is tensor
+    assert tensor.item() == pytest.approx(FOUND)
+    assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+# ---------------------------------------------------------------------------------------------- the module
+class Net(SmallNet):
+    """`SmallNet` whose arguments are its hparams."""
+
+    def __init__(self, lr: Any = OLD, learning_rate: Any = OLD) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr, self.learning_rate = lr, learning_rate
+
+
+def applied_to(module: torch.nn.Module) -> list[str]:
+    return apply_max_lr(FOUND, optimizer_with([OLD]), [], module)
+
+
+def test_learning_rates_of_the_module_and_of_its_hparams_follow() -> None:
+    net = Net()
+    assert applied_to(net) == [
+        "1 parameter group",
+        "hparams.lr",
+        "module.lr",
+        "hparams.learning_rate",
+        "module.learning_rate",
+    ]
+    assert (net.lr, net.learning_rate) == (FOUND, FOUND)
+    assert dict(net.hparams) == {"lr": FOUND, "learning_rate": FOUND}
+
+
+@pytest.mark.parametrize("value", [None, 1, 0.0, np.float32(0.1)], ids=["None", "integer", "zero", "numpy"])
+def test_any_number_or_none_is_taken_for_a_learning_rate(value: Any) -> None:
+    net = Net(lr=value, learning_rate="auto")
+    assert applied_to(net) == ["1 parameter group", "hparams.lr", "module.lr"]
+    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
+    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
+
+
+@pytest.mark.parametrize("value", [True, "auto", [0.1], {"base": 0.1}], ids=["bool", "string", "list", "dict"])
+def test_anything_else_of_that_name_is_left_alone(value: Any) -> None:
+    net = Net(lr=value, learning_rate=value)
+    assert applied_to(net) == ["1 parameter group"]
+    assert (net.lr, net.learning_rate) == (value, value)
+    assert dict(net.hparams) == {"lr": value, "learning_rate": value}
+
+
+def test_a_read_only_property_is_left_alone() -> None:
+    class Scaled(pl.LightningModule):
+        base = OLD
+
+        @property
+        def lr(self) -> float:
+            return 2 * self.base
+
+    net = Scaled()
+    assert applied_to(net) == ["1 parameter group"]
+    assert net.lr == 2 * OLD
+
+
+def test_a_property_with_a_setter_follows() -> None:
+    class Scaled(pl.LightningModule):
+        base = OLD
+
+        @property
+        def lr(self) -> float:
+            return 2 * self.base
+
+        @lr.setter
+        def lr(self, value: float) -> None:
+            self.base = value / 2
+
+    net = Scaled()
+    assert applied_to(net) == ["1 parameter group", "module.lr"]
+    assert (net.lr, net.base) == (FOUND, FOUND / 2)
+
+
+def test_a_module_without_learning_rates_gets_none() -> None:
+    net = torch.nn.Linear(1, 1)
+    assert applied_to(net) == ["1 parameter group"]
+    assert not hasattr(net, "lr")
+    assert not hasattr(net, "learning_rate")
+
+
+def test_every_place_is_told_in_order() -> None:
+    optimizer = optimizer_with([OLD, OLD])
+    one_cycle = OneCycleScheduler(optimizer, None, STEPS)
+    assert apply_max_lr(FOUND, optimizer, [one_cycle], SmallNet()) == [
+        "2 parameter groups",
+        "OneCycleScheduler",
+        "module.lr",
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- bad values
+@pytest.mark.parametrize(
+    ("lr", "error"),
+    [
+        (0.0, ValueError),
+        (0, ValueError),
+        (-0.1, ValueError),
+        (math.nan, ValueError),
+        (math.inf, ValueError),
+        ("0.1", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        ([0.1], TypeError),
+    ],
+    ids=repr,
+)
+def test_a_bad_lr_is_refused_before_anything_changes(lr: Any, error: type[Exception]) -> None:
+    optimizer = optimizer_with([OLD])
+    scheduler = schedulers.StepLR(optimizer, 3)
+    net = SmallNet(lr=OLD)
+    with pytest.raises(error, match=r"^Expected argument `lr` to be a finite number > 0 but got "):
+        apply_max_lr(lr, optimizer, [scheduler], net)
+    assert (optimizer.param_groups[0]["lr"], scheduler.base_lrs, net.lr) == (OLD, [OLD], OLD)

@@ -1,0 +1,94 @@
+"""What every callback of the package must do: construct from defaults, travel, and run twice."""
+
+import copy
+import pickle
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from jsonargparse import ArgumentParser
+
+import pl_onecycle
+from tests.fits import SmallNet, data, trainer
+
+CALLBACKS = [
+    value
+    for name in pl_onecycle.__all__
+    if isinstance(value := getattr(pl_onecycle, name), type) and issubclass(value, pl.Callback)
+]
+
+
+def arguments_of(callback: pl.Callback) -> dict[str, Any]:
+    """Constructor arguments as the callback has stored them."""
+    parser = ArgumentParser()
+    names = parser.add_class_arguments(type(callback), "it")
+    return {name.split(".")[-1]: getattr(callback, name.split(".")[-1]) for name in names}
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_defaults_construct(kind: type[pl.Callback]) -> None:
+    assert isinstance(kind(), pl.Callback)
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+@pytest.mark.parametrize("travel", [copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))], ids=["copy", "pickle"])
+@pytest.mark.parametrize("ran", [False, True], ids=["new", "after a fit"])
+def test_copies_are_equal(kind: type[pl.Callback], travel: Any, ran: bool) -> None:
+    callback = kind()
+    if ran:
+        trainer([callback]).fit(SmallNet(), data())
+    twin = travel(callback)
+    assert arguments_of(twin) == arguments_of(callback)
+    assert twin.state_dict() == callback.state_dict()
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_yaml_round_trip_keeps_the_arguments_as_they_were(kind: type[pl.Callback]) -> None:
+    parser = ArgumentParser()
+    parser.add_subclass_arguments(pl.Callback, "callback")
+    told = {"callback": {"class_path": f"pl_onecycle.{kind.__name__}", "init_args": {"num_steps": 33}}}
+    config = parser.parse_object(told)
+    again = parser.parse_string(parser.dump(config))
+    build = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the older name
+    callback = build(again).callback
+    assert isinstance(callback, kind)
+    assert arguments_of(callback) == arguments_of(kind(num_steps=33))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_two_fits_of_the_same_seed_find_the_same(kind: type[pl.Callback]) -> None:
+    callback, states = kind(), []
+    for _ in range(2):
+        pl.seed_everything(0, verbose=False)
+        trainer([callback]).fit(SmallNet(), data(shuffle=True))
+        states.append(callback.state_dict())
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+def test_the_state_is_plain_and_makes_a_round_trip(kind: type[pl.Callback], tmp_path: Any) -> None:
+    callback, other = kind(), kind()
+    other.load_state_dict(callback.state_dict())  # before it ran
+    trainer([callback]).fit(SmallNet(), data())
+    torch.save(callback.state_dict(), tmp_path / "state.pt")
+    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.state_dict() == callback.state_dict()
+    assert callback.state_dict() != kind().state_dict()
+
+
+@pytest.mark.parametrize("kind", CALLBACKS)
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_other_stages_are_left_alone(kind: type[pl.Callback], stage: str) -> None:
+    class Net(SmallNet):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.loss(batch)
+
+        test_step = validation_step
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.net(batch[0])
+
+    callback = kind()
+    getattr(trainer([callback]), stage)(Net(), data())
+    assert callback.state_dict() == kind().state_dict()

@@ -1,0 +1,266 @@
+"""`Memory` and `RandomState`: what is remembered comes back, in place."""
+
+import random
+from collections import OrderedDict, defaultdict, deque
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from pl_onecycle.memory import Memory, RandomState
+
+
+class Holder:
+    """An object with attributes, as a sampler or a data set is."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+def test_containers_come_back_as_the_same_objects() -> None:
+    inner = [1, 2]
+    value: dict[str, Any] = {
+        "list": [inner, "a"],
+        "set": {1},
+        "deque": deque([1], maxlen=3),
+        "ordered": OrderedDict(b=1, a=2),
+        "default": defaultdict(list, x=[0]),
+        "tuple": (inner, {"deep": [3]}),
+    }
+    objects = {key: id(item) for key, item in value.items()}
+    memory = Memory()
+    memory.remember(value)
+    inner.append(9)
+    value["set"].add(2)
+    value["deque"].extend([5, 6, 7])
+    value["ordered"].move_to_end("b")
+    value["default"]["y"].append(1)
+    value["tuple"][1]["deep"].clear()
+    value["list"] = "replaced"
+    value["new"] = 1
+    memory.restore()
+    assert inner == [1, 2]
+    assert {key: id(item) for key, item in value.items()} == objects
+    assert value["list"] == [[1, 2], "a"]
+    assert value["set"] == {1}
+    assert list(value["deque"]) == [1]
+    assert list(value["ordered"]) == ["b", "a"]
+    assert value["default"] == {"x": [0]}
+    assert value["tuple"] == ([1, 2], {"deep": [3]})
+
+
+def test_tensors_keep_identity_aliases_gradient_and_flags() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    weight.grad = torch.tensor([3.0, 4.0])
+    row = weight.detach()[0:1]  # shares memory
+    grad = weight.grad
+    memory = Memory()
+    memory.remember([weight])
+    with torch.no_grad():
+        weight.mul_(10)
+        grad.mul_(10)
+    weight.grad = None
+    weight.requires_grad_(False)
+    memory.restore()
+    assert weight.tolist() == [1.0, 2.0]
+    assert row.tolist() == [1.0]
+    assert weight.grad is grad
+    assert grad.tolist() == [3.0, 4.0]
+    assert bool(weight.requires_grad)
+
+
+def test_a_parameter_bound_to_other_memory_gets_its_own_back() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    address = weight.data_ptr()
+    memory = Memory()
+    memory.remember(weight)
+    weight.data = torch.zeros(5)
+    memory.restore()
+    assert weight.tolist() == [1.0, 2.0]
+    assert weight.data_ptr() == address
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        pytest.param(torch.zeros(1).expand(4), id="expanded"),
+        pytest.param(torch.zeros(0), id="empty"),
+        pytest.param(torch.tensor(3, dtype=torch.int64), id="integer scalar"),
+        pytest.param(torch.zeros(2, 2).to_sparse(), id="sparse"),
+        pytest.param(torch.zeros(2, dtype=torch.bfloat16), id="bfloat16"),
+    ],
+)
+def test_unusual_tensors_are_remembered_without_harm(tensor: torch.Tensor) -> None:
+    before = tensor.to_dense().clone() if tensor.is_sparse else tensor.clone()
+    memory = Memory()
+    memory.remember({"tensor": tensor})
+    memory.restore()
+    assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before)
+
+
+def test_arrays_come_back_and_read_only_ones_are_left() -> None:
+    array, frozen = np.arange(3.0), np.arange(3.0)
+    frozen.flags.writeable = False
+    memory = Memory()
+    memory.remember([array, frozen])
+    array += 5
+    memory.restore()
+    assert array.tolist() == [0.0, 1.0, 2.0]
+    assert frozen.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_generators_go_on_where_they_were() -> None:
+    kinds: list[Any] = [
+        torch.Generator().manual_seed(0),
+        np.random.default_rng(0),
+        np.random.RandomState(0),
+        random.Random(0),
+    ]
+
+    def draw() -> list[float]:
+        return [
+            float(torch.rand(1, generator=kinds[0])),
+            kinds[1].random(),
+            kinds[2].random_sample(),
+            kinds[3].random(),
+        ]
+
+    draw()
+    memory = Memory()
+    memory.remember(kinds)
+    expected = draw()
+    memory.restore()
+    assert draw() == expected
+
+
+def test_a_module_gets_back_parameters_buffers_flags_hooks_and_attributes() -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    module.register_buffer("hidden", torch.zeros(2), persistent=False)
+    module[1].eval()
+    module.seen = 3  # type: ignore[assignment]
+    state = {key: value.clone() for key, value in module.state_dict().items()}
+    memory = Memory()
+    memory.remember(module)
+    module.train()
+    module(torch.randn(8, 2)).sum().backward()
+    module.hidden = torch.ones(7)
+    module.seen = 4  # type: ignore[assignment]
+    module.append(nn.Linear(2, 2))
+    module[0].register_forward_hook(lambda *_: None)
+    module[0].bias = None  # type: ignore[assignment]
+    memory.restore()
+    assert list(module.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in module.state_dict().items())
+    assert module.hidden.tolist() == [0.0, 0.0]
+    assert module.seen == 3
+    assert [part.training for part in module] == [True, False]
+    assert len(module[0]._forward_hooks) == 0
+    assert module[0].weight.grad is None
+
+
+def test_torchmetrics_get_their_state_back() -> None:
+    metric = MetricCollection([MulticlassAccuracy(num_classes=3, average="micro")])
+    metric.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
+    memory = Memory()
+    memory.remember(metric)
+    metric.update(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]))
+    metric.compute()
+    metric.reset()
+    memory.restore()
+    assert metric.compute()["MulticlassAccuracy"].item() == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW", "RMSprop", "Adagrad"])
+def test_an_optimizer_gets_state_groups_and_counters_back(name: str) -> None:
+    weight = nn.Parameter(torch.ones(2))
+    options = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    optimizer = getattr(torch.optim, name)([weight], lr=0.1, **options)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (weight**2).sum().backward()
+        optimizer.step()
+
+    step()
+    memory = Memory()
+    memory.remember([optimizer, weight])
+    step()
+    expected = weight.tolist()
+    optimizer.param_groups[0]["lr"] = 7.0
+    step()
+    memory.restore()
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    step()
+    assert weight.tolist() == expected
+
+
+def test_bindings_of_a_data_set_come_back_but_its_data_is_not_copied() -> None:
+    rows = torch.zeros(3)
+    holder = Holder(rows=rows, epoch=1, generator=np.random.default_rng(0))
+    memory = Memory()
+    memory.remember_bindings(holder)
+    rows.fill_(5)
+    holder.epoch = 2
+    holder.rows = None
+    draw = holder.generator.random()
+    memory.restore()
+    assert holder.epoch == 1
+    assert holder.rows is rows
+    assert rows.tolist() == [5.0, 5.0, 5.0]  # by reference only
+    assert holder.generator.random() == draw
+
+
+def test_what_is_to_be_left_alone_is_left_alone() -> None:
+    huge = [1, 2, 3]
+    holder = Holder(huge=huge, small=[1])
+    memory = Memory()
+    memory.leave_alone(huge)
+    memory.remember_attributes(holder)
+    huge.append(4)
+    holder.small.append(2)
+    memory.restore()
+    assert huge == [1, 2, 3, 4]
+    assert holder.small == [1]
+
+
+def test_objects_that_refer_to_themselves_are_no_trouble() -> None:
+    loop: list[Any] = [1]
+    loop.append(loop)
+    memory = Memory()
+    memory.remember(loop)
+    loop.append(2)
+    memory.restore()
+    assert len(loop) == 2
+    assert loop[1] is loop
+
+
+def test_one_failing_restore_does_not_keep_the_others_from_theirs() -> None:
+    class Stubborn(random.Random):
+        def setstate(self, state: Any) -> None:
+            raise RuntimeError("no")
+
+    first, last = [1], [2]
+    memory = Memory()
+    memory.remember([first, Stubborn(), last])
+    first.append(5)
+    last.append(5)
+    with pytest.raises(RuntimeError, match="no"):
+        memory.restore()
+    assert (first, last) == ([1], [2])
+
+
+def test_every_global_random_stream_comes_back() -> None:
+    def draw() -> tuple[float, float, float]:
+        return random.random(), np.random.rand(), float(torch.rand(1))
+
+    state = RandomState()
+    expected = draw()
+    state.restore()
+    assert draw() == expected
