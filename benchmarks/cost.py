@@ -6,18 +6,19 @@ gives the median of the ratios of the repetitions with the smallest and the larg
 - step: one ``scheduler.step()`` of `OneCycleScheduler` against torch's ``OneCycleLR``, with momentum cycling, for one
   group, 100 groups with one lr, and 100 groups with 100 lrs. The optimizer step is not part of it.
 - trial: `run_trial` of 100 steps in a real fit of a small net on scikit-learn's digits, batches of 32, from the first
-  ``on_train_epoch_start``, against (a) the loop of a fit of 100 steps from the same hook to ``on_train_end``, (b) that
-  whole ``Trainer.fit`` with its setup and teardown, (c) the search of Lightning's `LearningRateFinder` with 100 steps,
-  its saving and restoring included, which also shows a progress bar. No early stop. The trial runs one step more than
-  the others, as the loss of step k + 1 shows the effect of step k.
+  ``on_train_epoch_start``, against (a) the loop of a fit of 100 steps from the same hook to ``on_train_end``, (b) a
+  whole ``Trainer.fit`` of as many, with its setup and teardown, (c) the search of Lightning's `LearningRateFinder` with
+  100 steps, its saving and restoring included, which also shows a progress bar. No early stop. The trial runs one step
+  more than the others, as the loss of step k + 1 shows the effect of step k.
 
     python benchmarks/cost.py
 
-Result (torch 2.15.0, lightning 2.6.6, 2 cores of a shared x86 server, Python 3.11, n = 41, 58 s): a step of
-`OneCycleScheduler` takes 2.87 (1.91 to 4.92) times as long as one of ``OneCycleLR`` with one group, 2.60 (1.66 to 4.43)
-times with 100 groups of one lr and 40.6 (16.9 to 60.9) times, 6.2 ms, with 100 groups of 100 lrs. A trial of 100 steps
-takes 1.19 (0.80 to 1.53) times as long as the loop of a fit, 1.19 (0.64 to 1.56) times as long as a whole fit and 1.04
-(0.75 to 1.65) times as long as Lightning's search.
+Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server, n = 41, 70 s): a step of
+`OneCycleScheduler` takes 2.88 (2.21 to 3.88) times as long as one of ``OneCycleLR`` with one group, 2.69 (1.75 to 3.60)
+times with 100 groups of one lr and 42.4 (21.5 to 99.7) times, 9.6 ms, with 100 groups of 100 lrs. A trial of 100 steps
+takes 1.16 (0.55 to 2.28) times as long as the loop of a fit, 1.13 (0.48 to 1.68) times as long as a whole fit and 1.04
+(0.62 to 1.54) times as long as Lightning's search. Two further runs (n = 31 and 41) gave 1.15 and 1.19, 1.10 and 1.19,
+1.00 and 1.04.
 """
 
 import argparse

@@ -37,14 +37,16 @@ def expect_number(
     above: float = -math.inf,
     minimum: float = -math.inf,
     maximum: float = math.inf,
+    below: float = math.inf,
 ) -> None:
-    """Require a finite number with ``value > above`` and ``minimum <= value <= maximum``."""
+    """Require a finite number with ``above < value < below`` and ``minimum <= value <= maximum``."""
     bounds = [f"> {above:g}"] if above > -math.inf else []
     bounds += [f">= {minimum:g}"] if minimum > -math.inf else []
     bounds += [f"<= {maximum:g}"] if maximum < math.inf else []
+    bounds += [f"< {below:g}"] if below < math.inf else []
     wanted = " ".join(["a finite number", " and ".join(bounds)]).rstrip()
     expect(isinstance(value, Real) and not isinstance(value, bool), name, wanted, value, TypeError)
-    expect(math.isfinite(value) and above < value and minimum <= value <= maximum, name, wanted, value)
+    expect(math.isfinite(value) and above < value < below and minimum <= value <= maximum, name, wanted, value)
 
 
 def expect_one_of(name: str, value: Any, choices: Collection[str]) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import lightning.pytorch as pl
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
@@ -65,7 +66,7 @@ def _trainer_steps(module: pl.LightningModule) -> int:
         raise MisconfigurationException(
             f"The one-cycle schedule takes its length from the Trainer, and the module has none yet: {way_out}."
         ) from error
-    steps = trainer.estimated_stepping_batches
+    steps = _estimated_steps(trainer)
     if steps == math.inf or steps < 0:  # an endless run; Lightning's -1 stands for a loader without length
         raise MisconfigurationException(
             "The one-cycle schedule needs to know how long the run is, and this one is endless or its train loader"
@@ -76,3 +77,15 @@ def _trainer_steps(module: pl.LightningModule) -> int:
             f"The one-cycle schedule needs at least one step, and the train loader is empty: give it data or {way_out}."
         )
     return int(steps)
+
+
+def _estimated_steps(trainer: pl.Trainer) -> float:
+    """Lightning's estimate, put right where a callback changes the accumulation during the run."""
+    steps = trainer.estimated_stepping_batches
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    changes = next((c for c in callbacks if isinstance(c, GradientAccumulationScheduler)), None)
+    epochs, batches = trainer.max_epochs, trainer.num_training_batches
+    if changes is None or epochs is None or epochs < 0 or not math.isfinite(batches):
+        return steps
+    steps = sum(math.ceil(batches / changes.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)

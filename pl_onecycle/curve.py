@@ -80,12 +80,16 @@ class LossCurve:
         """The learning rates of `finite_loss`, shape (n,)."""
         return np.asarray(self.lr, dtype=np.float64)[: len(self.finite_loss)]
 
+    @property
+    def start_points(self) -> int:
+        """How many of the first losses tell the level before the sweep has an effect."""
+        return min(START_POINTS, max(len(self.finite_loss) // 10, 1))
+
     @cached_property
     def start(self) -> float:
         """The loss before the sweep has an effect: the median of the first few. NaN if there is none."""
         first = [] if self.initial_loss is None or not math.isfinite(self.initial_loss) else [self.initial_loss]
-        points = min(START_POINTS, max(len(self.finite_loss) // 10, 1))
-        first += self.finite_loss[: points - len(first)].tolist()
+        first += self.finite_loss[: self.start_points - len(first)].tolist()
         return float(np.median(first)) if first else math.nan
 
     @cached_property

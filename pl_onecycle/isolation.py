@@ -37,9 +37,9 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
     To be entered while ``trainer`` fits and its train loader is set up. Inside, ``callback`` is the only callback,
     there are no schedulers and no validation, loggers take everything and write nothing, and epochs and steps count on
     from where the fit stands. On the way out, also by an exception or Ctrl-C, all of that is undone: parameters,
-    buffers, gradients, flags, torchmetrics states, plain attributes, optimizer and scheduler state, gradient scaler, random
-    streams and generators, loaders with their samplers and persistent workers, callbacks, loggers and the Trainer's own
-    attributes.
+    buffers, gradients, flags, torchmetrics states, plain attributes, optimizer and scheduler state, gradient scaler,
+    random streams and generators, loaders with their samplers and persistent workers, callbacks, loggers and the
+    Trainer's own attributes.
 
     Args:
         trainer: A Trainer within ``fit``.

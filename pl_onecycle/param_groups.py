@@ -25,8 +25,9 @@ def write(holder: dict[str, Any], key: str, value: float) -> None:
 
 # --------------------------------------------------------------------------------------- learning rate
 def check_lrs(optimizer: Optimizer, error: type[Exception] = ValueError) -> None:
-    """Raise ``error`` unless every group of ``optimizer`` has a finite numeric ``lr`` >= 0."""
+    """Raise ``error`` unless every group of ``optimizer`` has a finite numeric ``lr`` >= 0; TypeError if it is none."""
     wanted = "an optimizer whose parameter groups have a finite numeric `lr` >= 0"
+    expect(isinstance(optimizer, Optimizer), "optimizer", wanted, optimizer, TypeError)
     name = type(optimizer).__name__
     for i, group in enumerate(optimizer.param_groups):
         lr: Any = group.get("lr")
@@ -70,10 +71,13 @@ def momentum_of(group: dict[str, Any]) -> float | None:
     return float(group["momentum"]) if group.get("momentum") is not None else None
 
 
+def has_momentum(group: dict[str, Any]) -> bool:
+    """Whether the group trains with momentum; one whose momentum is 0 does not, and is never given any."""
+    return bool(momentum_of(group))
+
+
 def write_momentum(group: dict[str, Any], momentum: float) -> None:
-    """Write the group's momentum or beta1; a group whose momentum is 0 or that has none is left alone."""
-    if not momentum_of(group):
-        return
+    """Write the group's momentum or beta1."""
     if "betas" not in group:
         write(group, "momentum", momentum)
     elif isinstance(group["betas"][0], Tensor):

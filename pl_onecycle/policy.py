@@ -116,6 +116,13 @@ def _steps(fraction: float, total_steps: int) -> int:
     return math.floor(fraction * total_steps + 0.5)
 
 
+def _start_steps(pct_start: float, total_steps: int, maximum: float = 1) -> int:
+    """Check what a preset works out its rise from, and return it in steps."""
+    expect_integer("total_steps", total_steps, minimum=1)
+    expect_number("pct_start", pct_start, minimum=0, maximum=maximum)
+    return _steps(pct_start, total_steps)
+
+
 # ---------------------------------------------------------------------------------------- one cycle
 @dataclass(frozen=True)
 class OneCyclePolicy:
@@ -205,8 +212,8 @@ class OneCyclePolicy:
         expect_number("final_div_factor", self.final_div_factor, minimum=1 / self.div_factor)
         expect_one_of("anneal_strategy", self.anneal_strategy, _SHAPES)
         expect_bool("cycle_momentum", self.cycle_momentum)
-        expect_number("base_momentum", self.base_momentum, minimum=0, maximum=0.9999999)
-        expect_number("max_momentum", self.max_momentum, minimum=self.base_momentum, maximum=0.9999999)
+        expect_number("base_momentum", self.base_momentum, minimum=0, below=1)
+        expect_number("max_momentum", self.max_momentum, minimum=self.base_momentum, below=1)
         if self.decay is not None:
             expect_number("decay", self.decay, above=0, maximum=1)
 
@@ -224,7 +231,7 @@ class OneCyclePolicy:
             >>> [round(policy.lr(step), 6) for step in (0, 28, 29, 98, 99, 100)]
             [0.04, 0.997186, 1.0, 0.000507, 4e-06, 4e-06]
         """
-        rise = max(_steps(pct_start, total_steps) - 1, 0) / total_steps
+        rise = max(_start_steps(pct_start, total_steps) - 1, 0) / total_steps
         defaults: dict[str, Any] = {"div_factor": 25.0, "anneal_strategy": "cos", "pct_annihilation": 0.0}
         return cls(max_lr, total_steps, rise, **(defaults | arguments))
 
@@ -241,8 +248,7 @@ class OneCyclePolicy:
             >>> [round(policy.lr(step), 6) for step in (43, 44, 45, 88, 99)]
             [0.978182, 1.0, 0.978182, 0.04, 4e-06]
         """
-        expect_number("pct_start", pct_start, minimum=0, maximum=0.5)
-        leg = max(_steps(pct_start, total_steps) - 1, 0)
+        leg = max(_start_steps(pct_start, total_steps, maximum=0.5) - 1, 0)
         rest = (total_steps - 2 * leg) / total_steps
         defaults: dict[str, Any] = {"div_factor": 25.0, "anneal_strategy": "cos", "pct_annihilation": rest}
         return cls(max_lr, total_steps, leg / total_steps, **(defaults | arguments))
@@ -260,9 +266,9 @@ class OneCyclePolicy:
             >>> [round(policy.lr(step), 6) for step in (0, 25, 99, 100)]
             [0.04, 1.0, 0.000449, 1e-05]
         """
-        expect_integer("total_steps", total_steps, minimum=1)
-        rise = _steps(pct_start, total_steps) / (total_steps + 1)
+        rise = _start_steps(pct_start, total_steps) / (total_steps + 1)
         div_factor = arguments.pop("div_factor", 25.0)
+        expect_number("div_factor", div_factor, minimum=1)
         defaults: dict[str, Any] = {
             "final_div_factor": 1e5 / div_factor,
             "anneal_strategy": "cos",

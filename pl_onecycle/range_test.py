@@ -165,7 +165,7 @@ class LRRangeTest(pl.Callback):
         before = max(peak_lrs(trainer.optimizers[0]))
         changed: list[str] = []
         if self.suggestion is None:
-            found = f"no suggestion, because {refusal(self.curve)}; training goes on with lr {before:.3g}"
+            found = f"no suggestion, because {refusal(self.curve, self.method)}; training goes on with lr {before:.3g}"
         elif self.apply:
             changed = self._use(trainer, self.suggestion)
             found = f"max_lr {before:.3g} -> {self._told()}, set in {', '.join(changed)}"
@@ -190,7 +190,7 @@ class LRRangeTest(pl.Callback):
         assert self.curve is not None
         facts = {
             "suggestion": None if self.suggestion is None else asdict(self.suggestion),
-            "refusal": refusal(self.curve),
+            "refusal": refusal(self.curve, self.method),
             "changed": changed,
             "settings": {name: value for name, value in vars(self).items() if name in _SETTINGS},
         }

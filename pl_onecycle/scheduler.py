@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_number
-from pl_onecycle.param_groups import check_lrs, rescale, write, write_momentum
+from pl_onecycle.param_groups import check_lrs, has_momentum, rescale, write, write_momentum
 from pl_onecycle.policy import OneCyclePolicy, PolicyArguments, Preset
 
 
@@ -71,10 +71,11 @@ class OneCycleScheduler(LRScheduler):
         check_lrs(optimizer)
         own = [float(group["lr"]) for group in optimizer.param_groups]
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
-        self.policy = OneCyclePolicy.from_preset(preset, max(max_lrs), total_steps, **arguments)
+        self._follow(OneCyclePolicy.from_preset(preset, max(max_lrs), total_steps, **arguments))
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
-                group["max_lr"] = lr
+                _join(group, lr)
+        self._in_force = max(last_epoch, 0)  # the step whose values stand in the optimizer
         super().__init__(optimizer, last_epoch)
 
     @property
@@ -85,6 +86,9 @@ class OneCycleScheduler(LRScheduler):
     @property
     def max_lrs(self) -> list[float]:
         """The peak learning rate of each group."""
+        for group in self.optimizer.param_groups:
+            if "max_lr" not in group:  # joined during training: its lr was chosen beside those in force
+                _join(group, float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._in_force))
         return [float(group["max_lr"]) for group in self.optimizer.param_groups]
 
     def set_max_lr(self, max_lr: float | Sequence[float]) -> None:
@@ -99,7 +103,7 @@ class OneCycleScheduler(LRScheduler):
             ValueError: Out of range, or not as many as there are groups.
         """
         max_lrs = _per_group(max_lr, self.max_lrs)
-        self.policy = replace(self.policy, max_lr=max(max_lrs))
+        self._follow(replace(self.policy, max_lr=max(max_lrs)))
         for group, lr in zip(self.optimizer.param_groups, max_lrs, strict=True):
             group["max_lr"] = lr
         self._write()
@@ -107,26 +111,25 @@ class OneCycleScheduler(LRScheduler):
     @override
     def step(self, epoch: int | None = None) -> None:
         """Write the values of the next step; call it once after every optimizer step."""
-        super().step(epoch)
-        self._write()
+        super().step(epoch)  # the learning rates
+        self._in_force = self.last_epoch
+        self._write_momenta()
 
     @override
     def get_lr(self) -> list[Any]:
         """Return the learning rate of each group at the current step."""
-        for group in self.optimizer.param_groups:
-            if "max_lr" not in group:  # joined during training: its lr was chosen beside those of the last step
-                before = self.policy.lr(max(self.last_epoch - 1, 0))
-                group["max_lr"] = float(group["lr"]) * self.policy.max_lr / before
-        return [self._policy_of(lr).lr(self.last_epoch) if lr > 0 else 0.0 for lr in self.max_lrs]
+        rates = {lr: self._policy_of(lr).lr(self.last_epoch) if lr > 0 else 0.0 for lr in set(self.max_lrs)}
+        return [rates[lr] for lr in self.max_lrs]
 
     @override
     def state_dict(self) -> dict[str, Any]:
         """Return the state as plain numbers, strings and lists."""
+        policy = asdict(self.policy)
         return {
             "last_epoch": self.last_epoch,
             "step_count": self._step_count,
             "max_lrs": self.max_lrs,
-            "policy": asdict(self.policy),
+            "policy": {name: getattr(value, "item", lambda value=value: value)() for name, value in policy.items()},
         }
 
     @override
@@ -136,7 +139,8 @@ class OneCycleScheduler(LRScheduler):
         Warns:
             UserWarning: The saved schedule was made for another number of steps; it is the one that goes on.
         """
-        asked, self.policy = self.total_steps, OneCyclePolicy(**state_dict["policy"])
+        asked = self.total_steps
+        self._follow(OneCyclePolicy(**state_dict["policy"]))
         if asked != self.total_steps:
             warnings.warn(
                 f"The one-cycle schedule was saved for {self.total_steps} steps and is resumed in a run of {asked};"
@@ -149,16 +153,34 @@ class OneCycleScheduler(LRScheduler):
         self._write()
 
     def _policy_of(self, max_lr: float) -> OneCyclePolicy:
-        return self.policy if max_lr == self.policy.max_lr else replace(self.policy, max_lr=max_lr)
+        if max_lr not in self._policies:
+            self._policies[max_lr] = replace(self.policy, max_lr=max_lr)
+        return self._policies[max_lr]
+
+    def _follow(self, policy: OneCyclePolicy) -> None:
+        self.policy = policy
+        self._policies = {policy.max_lr: policy}  # by peak; made once, as a step must cost next to nothing
 
     def _write(self) -> None:
         """Write learning rates and momenta of the current step."""
-        momentum = self.policy.momentum(self.last_epoch)
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             write(group, "lr", lr)
-            if momentum is not None:
-                write_momentum(group, momentum)
         self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._in_force = self.last_epoch
+        self._write_momenta()
+
+    def _write_momenta(self) -> None:
+        momentum = self.policy.momentum(self.last_epoch)
+        if momentum is not None:
+            for group in self.optimizer.param_groups:
+                if group["cycle_momentum"]:
+                    write_momentum(group, momentum)
+
+
+def _join(group: dict[str, Any], max_lr: float) -> None:
+    """Take a group into the cycle; these two keys say how."""
+    group["max_lr"] = max_lr
+    group["cycle_momentum"] = has_momentum(group)
 
 
 def _per_group(max_lr: float | Sequence[float], reference: Sequence[float]) -> list[float]:

@@ -76,23 +76,47 @@ def suggest(curve: LossCurve, method: Method = "smith") -> Suggestion | None:
         smith: one order of magnitude below the minimum, the rule of the article that this project began with,
         after arXiv:1506.01186. steepest, valley, slide, minimum: fastai v2, ``callback/schedule.py``.
         Differs: fastai smooths by a running average that lags, and cuts the first tenth and the last five
-        points; steepest looks left of the minimum only; slide's threshold of 0.005 is a share of the fall
-        instead of an absolute loss; minimum takes the raw loss, which makes it differ from smith at all.
+        points; points of one stair count as one; steepest looks left of the minimum only; slide's threshold of 0.005
+        is a share of the fall instead of an absolute loss; minimum takes the raw loss, which makes it differ from smith
+        at all; an answer at which the loss has exploded is refused.
     """
-    expect_one_of("method", method, _METHODS)
-    if refusal(curve) is not None:
-        return None
-    lr, reason = _METHODS[method](curve)
-    return Suggestion(float(lr), method, reason)
+    answer = _answer(curve, method)
+    return None if isinstance(answer, str) else answer
 
 
-def refusal(curve: LossCurve) -> str | None:
+def refusal(curve: LossCurve, method: Method = "smith") -> str | None:
     """Return why the curve supports no suggestion, or None where it does.
+
+    Args:
+        curve: A sweep.
+        method: One of the table of `suggest`.
+
+    Raises:
+        ValueError: No such method.
 
     Example:
         >>> refusal(LossCurve([1e-3, 1e-2, 1e-1, 1.0, 10.0], [2.0] * 5))
         'the loss does not fall anywhere in the sweep'
     """
+    answer = _answer(curve, method)
+    return answer if isinstance(answer, str) else None
+
+
+def _answer(curve: LossCurve, method: Method) -> Suggestion | str:
+    expect_one_of("method", method, _METHODS)
+    reason = _unfit(curve)
+    if reason is not None:
+        return reason
+    lr, reason = _METHODS[method](curve)
+    smooth = curve.smoothed()
+    there = float(np.interp(np.log(lr), np.log(curve.finite_lr), smooth))
+    if lr > curve.finite_lr[smooth.argmin()] and there > curve.start + 0.5 * (curve.start - float(smooth.min())):
+        return f"{method} ends at {lr:.3g}, where the loss has exploded"
+    return Suggestion(float(lr), method, reason)
+
+
+def _unfit(curve: LossCurve) -> str | None:
+    """Why no method can read the curve, or None."""
     if len(curve) > 0 and len(curve.finite_loss) == 0:
         return "the loss is not finite from the first step on"
     if curve.initial_loss is not None and not np.isfinite(curve.initial_loss):
@@ -101,7 +125,8 @@ def refusal(curve: LossCurve) -> str | None:
         return f"the sweep ended after {len(curve.finite_loss)} finite points, at least {MIN_POINTS} are needed"
     if np.any(np.diff(curve.finite_lr) < 0) or curve.finite_lr[0] == curve.finite_lr[-1]:
         return "the learning rate does not rise from point to point, so this is no sweep"
-    fall = curve.start - float(curve.smoothed(WIDE).min())
+    # Where the first points are the lowest, the loss only rises.
+    fall = curve.start - float(curve.smoothed(WIDE)[curve.start_points :].min())
     # A rounding error of the loss is not a fall either.
     if fall <= 1e-7 * abs(curve.start):
         return "the loss does not fall anywhere in the sweep"
@@ -135,7 +160,7 @@ def _steepest(curve: LossCurve) -> tuple[float, str]:
 
 
 def _valley(curve: LossCurve) -> tuple[float, str]:
-    lr, loss = curve.finite_lr, curve.smoothed()
+    lr, loss = _one_point_per_lr(curve)
     length = np.ones(len(loss), dtype=int)
     for i in range(1, len(loss)):
         longer = length[:i][loss[:i] > loss[i]]

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from pl_onecycle.curve import LossCurve, Outcome, first_explosion
 from pl_onecycle.isolation import isolated
-from pl_onecycle.param_groups import check_lrs, peak_lrs, rescale, write, write_momentum
+from pl_onecycle.param_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
 from pl_onecycle.policy import Policy
 
 OnStep = Callable[[int, float], None]
@@ -89,6 +89,7 @@ class _Recorder(pl.Callback):
         self.batches = 0
         self._policy, self._optimizer, self._threshold, self._on_step = policy, optimizer, threshold, on_step
         self._peaks = peak_lrs(optimizer)
+        self._cycled = [has_momentum(group) for group in optimizer.param_groups]
         self._step = 0  # optimizer steps done
         self._exploded: int | None = None  # index into the two lists below
         self._steps: list[int] = []
@@ -101,9 +102,9 @@ class _Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         lr, momentum = self._policy.lr(self._step), self._policy.momentum(self._step)
-        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+        for group, peak, cycled in zip(self._optimizer.param_groups, self._peaks, self._cycled, strict=True):
             write(group, "lr", rescale(peak, max(self._peaks), lr))
-            if momentum is not None:
+            if momentum is not None and cycled:
                 write_momentum(group, momentum)
         self._steps_before = trainer.global_step
 

@@ -2,6 +2,7 @@
 
 import random
 from collections import OrderedDict, defaultdict, deque
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from pl_onecycle.memory import Memory, RandomState
 
 
-class Holder:
+def holder_of(**attributes: Any) -> Any:
     """An object with attributes, as a sampler or a data set is."""
-
-    def __init__(self, **attributes: Any) -> None:
-        vars(self).update(attributes)
-
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(name)
+    return SimpleNamespace(**attributes)
 
 
 def test_containers_come_back_as_the_same_objects() -> None:
@@ -57,7 +53,7 @@ def test_containers_come_back_as_the_same_objects() -> None:
 
 
 def test_tensors_keep_identity_aliases_gradient_and_flags() -> None:
-    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    weight: Any = nn.Parameter(torch.tensor([1.0, 2.0]))
     weight.grad = torch.tensor([3.0, 4.0])
     row = weight.detach()[0:1]  # shares memory
     grad = weight.grad
@@ -73,7 +69,7 @@ def test_tensors_keep_identity_aliases_gradient_and_flags() -> None:
     assert row.tolist() == [1.0]
     assert weight.grad is grad
     assert grad.tolist() == [3.0, 4.0]
-    assert bool(weight.requires_grad)
+    assert weight.requires_grad
 
 
 def test_a_parameter_bound_to_other_memory_gets_its_own_back() -> None:
@@ -203,7 +199,7 @@ def test_an_optimizer_gets_state_groups_and_counters_back(name: str) -> None:
 
 def test_bindings_of_a_data_set_come_back_but_its_data_is_not_copied() -> None:
     rows = torch.zeros(3)
-    holder = Holder(rows=rows, epoch=1, generator=np.random.default_rng(0))
+    holder = holder_of(rows=rows, epoch=1, generator=np.random.default_rng(0))
     memory = Memory()
     memory.remember_bindings(holder)
     rows.fill_(5)
@@ -219,7 +215,7 @@ def test_bindings_of_a_data_set_come_back_but_its_data_is_not_copied() -> None:
 
 def test_what_is_to_be_left_alone_is_left_alone() -> None:
     huge = [1, 2, 3]
-    holder = Holder(huge=huge, small=[1])
+    holder = holder_of(huge=huge, small=[1])
     memory = Memory()
     memory.leave_alone(huge)
     memory.remember_attributes(holder)

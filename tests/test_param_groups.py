@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pl_onecycle.param_groups import check_lrs, momentum_of, peak_lrs, rescale, write, write_momentum
+from pl_onecycle.param_groups import check_lrs, has_momentum, momentum_of, peak_lrs, rescale, write, write_momentum
 
 many = settings(deadline=None, database=None, derandomize=True, max_examples=150)
 
@@ -125,53 +125,54 @@ def test_top_is_exact_and_every_ratio_kept_for_any_groups(values: list[float], n
 
 
 # --------------------------------------------------------------------------------------------- momentum
-OPTIMIZERS: list[tuple[Any, dict[str, Any], float | None, float | None]] = [
-    # what, arguments, its momentum, its momentum after .7 was written
-    (torch.optim.SGD, {"momentum": 0.9}, 0.9, 0.7),
-    (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.9, 0.7),
-    (torch.optim.SGD, {"momentum": 0}, 0.0, 0.0),
-    (torch.optim.SGD, {}, 0.0, 0.0),
-    (torch.optim.RMSprop, {"momentum": 0.8}, 0.8, 0.7),
-    (torch.optim.RMSprop, {}, 0.0, 0.0),
-    (torch.optim.Adam, {}, 0.9, 0.7),
-    (torch.optim.Adam, {"betas": (0.0, 0.99)}, 0.0, 0.0),
-    (torch.optim.AdamW, {"betas": (0.8, 0.99)}, 0.8, 0.7),
-    (torch.optim.NAdam, {}, 0.9, 0.7),
-    (torch.optim.Adamax, {}, 0.9, 0.7),
-    (torch.optim.Adagrad, {}, None, None),
-    (torch.optim.Adadelta, {}, None, None),
-    (torch.optim.LBFGS, {}, None, None),
+OPTIMIZERS: list[tuple[Any, dict[str, Any], float | None]] = [
+    # what, arguments, its momentum
+    (torch.optim.SGD, {"momentum": 0.9}, 0.9),
+    (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}, 0.9),
+    (torch.optim.SGD, {"momentum": 0}, 0.0),
+    (torch.optim.SGD, {}, 0.0),
+    (torch.optim.RMSprop, {"momentum": 0.8}, 0.8),
+    (torch.optim.RMSprop, {}, 0.0),
+    (torch.optim.Adam, {}, 0.9),
+    (torch.optim.Adam, {"betas": (0.0, 0.99)}, 0.0),
+    (torch.optim.AdamW, {"betas": (0.8, 0.99)}, 0.8),
+    (torch.optim.NAdam, {}, 0.9),
+    (torch.optim.Adamax, {}, 0.9),
+    (torch.optim.Adagrad, {}, None),
+    (torch.optim.Adadelta, {}, None),
+    (torch.optim.LBFGS, {}, None),
 ]
 
 
-@pytest.mark.parametrize(
-    ("kind", "arguments", "before", "after"), OPTIMIZERS, ids=[f"{o[0].__name__}-{o[1]}" for o in OPTIMIZERS]
-)
-def test_momentum_is_found_and_written_and_one_of_zero_or_none_is_left_alone(
-    kind: Any, arguments: dict[str, Any], before: float | None, after: float | None
+def optimizer_id(value: Any) -> str | None:
+    return value.__name__ if isinstance(value, type) else None
+
+
+@pytest.mark.parametrize(("kind", "arguments", "momentum"), OPTIMIZERS, ids=optimizer_id)
+def test_momentum_is_found_and_one_of_zero_counts_as_none(
+    kind: Any, arguments: dict[str, Any], momentum: float | None
 ) -> None:
     group = kind(weights(), lr=0.1, **arguments).param_groups[0]
-    untouched = {key: value for key, value in group.items() if key not in ("momentum", "betas")}
-    second = group["betas"][1:] if "betas" in group else None
-    assert momentum_of(group) == before
-    write_momentum(group, 0.7)
-    assert momentum_of(group) == after
-    assert {key: value for key, value in group.items() if key not in ("momentum", "betas")} == untouched
-    assert (group["betas"][1:] if "betas" in group else None) == second
+    assert momentum_of(group) == momentum
+    assert has_momentum(group) is (momentum in (0.8, 0.9))
 
 
-def test_group_without_momentum_gets_no_key_for_it() -> None:
-    group = torch.optim.Adagrad(weights()).param_groups[0]
-    write_momentum(group, 0.7)
-    assert "momentum" not in group
-    assert "betas" not in group
+@pytest.mark.parametrize(("kind", "arguments", "momentum"), [o for o in OPTIMIZERS if o[2]], ids=optimizer_id)
+def test_momentum_is_written_and_nothing_else(kind: Any, arguments: dict[str, Any], momentum: float) -> None:
+    group = kind(weights(), lr=0.1, **arguments).param_groups[0]
+    others = {key: value for key, value in group.items() if key not in ("momentum", "betas")}
+    second = group["betas"][1] if "betas" in group else None
+    for written in (0.7, 0.0, 0.3):  # zero is a value like any other on the way
+        write_momentum(group, written)
+        assert momentum_of(group) == written != momentum
+    assert {key: value for key, value in group.items() if key not in ("momentum", "betas")} == others
+    assert (group["betas"][1] if "betas" in group else None) == second
 
 
-def test_momentum_of_none_is_left_alone() -> None:
+def test_momentum_of_none_counts_as_none() -> None:
     group: dict[str, Any] = {"lr": 0.1, "momentum": None}
-    write_momentum(group, 0.7)
     assert momentum_of(group) is None
-    assert group == {"lr": 0.1, "momentum": None}
+    assert has_momentum(group) is False
 
 
 def test_tensor_momentum_is_filled_in_place() -> None:

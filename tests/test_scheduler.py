@@ -133,12 +133,25 @@ def test_second_beta_and_everything_else_of_a_group_is_left_alone() -> None:
         play(optimizer, scheduler, 1)
 
 
-def test_optimizer_without_momentum_is_scheduled_in_lr_alone() -> None:
-    optimizer = torch.optim.Adagrad(weights(), lr=0.1)
+UNMOVED: dict[str, Callable[[], Optimizer]] = {
+    "adagrad": lambda: torch.optim.Adagrad(weights(), lr=0.1),
+    "adadelta": lambda: torch.optim.Adadelta(weights(), lr=0.1),
+    "sgd without momentum": lambda: torch.optim.SGD(weights(), lr=0.1),
+    "rmsprop without momentum": lambda: torch.optim.RMSprop(weights(), lr=0.1),
+    "adam with beta1 zero": lambda: torch.optim.Adam(weights(), lr=0.1, betas=(0.0, 0.99)),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNMOVED))
+def test_optimizer_without_momentum_is_scheduled_in_lr_alone(kind: str) -> None:
+    optimizer = UNMOVED[kind]()
+    keys = set(optimizer.param_groups[0])
+    momentum = held(optimizer)[0][1]
     policy = OneCyclePolicy(0.5, N)
     used = play(optimizer, OneCycleScheduler(optimizer, 0.5, N), N)
-    assert group_of(used) == ([policy.lr(step) for step in range(N)], [None] * N)
-    assert "momentum" not in optimizer.param_groups[0]
+    assert group_of(used) == ([policy.lr(step) for step in range(N)], [momentum] * N)
+    assert not momentum
+    assert ("momentum" in keys) == ("momentum" in optimizer.param_groups[0])
 
 
 def test_momentum_stays_where_it_is_when_it_is_not_cycled() -> None:
@@ -206,15 +219,12 @@ def test_momentum_is_the_same_in_every_group_that_has_one() -> None:
     assert group_of(used, 1)[1] == [0.0] * N
 
 
-# ------------------------------------------------------- three defects of torch's OneCycleLR: D27 of its peers
+# ------------------------------------------------------- what torch's OneCycleLR does to momentum 0 and to new groups
 @pytest.mark.parametrize("preset", ["smith", "torch", "fastai"])
 def test_momentum_zero_stays_zero_where_torch_makes_it_95_hundredths(preset: Any) -> None:
     optimizer = sgd(momentum=0)
     used = play(optimizer, OneCycleScheduler(optimizer, 0.5, N, preset=preset), N + 3)
     assert group_of(used)[1] == [0] * (N + 3)
-    torchs = sgd(momentum=0)
-    torch.optim.lr_scheduler.OneCycleLR(torchs, 0.5, total_steps=N)
-    assert torchs.param_groups[0]["momentum"] == 0.95  # what is avoided
 
 
 @pytest.mark.parametrize("joins_at", [1, 5, 9, N - 1])
@@ -394,6 +404,62 @@ def test_any_resumed_run_goes_on_exactly_without_the_state_of_the_optimizer_too(
     resumed.load_state_dict(scheduler.state_dict())
     assert held(again) == held(optimizer)
     assert play(again, resumed, 5) == play(optimizer, scheduler, 5)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_momentum_that_is_zero_at_the_peak_comes_back_after_a_resume_there(at: int) -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, 5, base_momentum=0.0, pct_annihilation=0.2)
+    play(optimizer, scheduler, at)
+    states = saved({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+    again = sgd()
+    resumed = OneCycleScheduler(again, 1.0, 5, base_momentum=0.0, pct_annihilation=0.2)
+    again.load_state_dict(states["optimizer"])
+    resumed.load_state_dict(states["scheduler"])
+    momentum = group_of(play(again, resumed, 5 - at))[1]
+    assert momentum == pytest.approx([0.95, 0.475, 0.0, 0.475, 0.95][at:])
+
+
+def test_state_of_a_group_that_joined_goes_to_one_that_joins_again() -> None:
+    def joined(steps: int) -> tuple[Optimizer, OneCycleScheduler]:
+        optimizer = sgd(0.1)
+        scheduler = OneCycleScheduler(optimizer, 1.0, N)
+        play(optimizer, scheduler, steps)
+        optimizer.add_param_group({"params": weights(), "lr": optimizer.param_groups[0]["lr"] / 4})
+        return optimizer, scheduler
+
+    optimizer, scheduler = joined(3)
+    play(optimizer, scheduler, 4)
+    states = saved({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+    again, resumed = joined(0)  # a resumed run has the group from the start
+    again.load_state_dict(states["optimizer"])
+    resumed.load_state_dict(states["scheduler"])
+    assert resumed.max_lrs == pytest.approx([1.0, 0.25])
+    assert play(again, resumed, N) == play(optimizer, scheduler, N)
+
+
+def test_schedule_goes_on_in_a_group_that_was_added_before_its_state_is_loaded() -> None:
+    optimizer = sgd(0.1)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    play(optimizer, scheduler, 3)
+    optimizer.add_param_group({"params": weights(), "lr": optimizer.param_groups[0]["lr"] / 4})
+    play(optimizer, scheduler, 4)
+    again = sgd(0.1)
+    resumed = OneCycleScheduler(again, 1.0, N)
+    again.add_param_group({"params": weights(), "lr": 0.1})
+    resumed.load_state_dict(saved(scheduler.state_dict()))
+    assert play(again, resumed, N) == play(optimizer, scheduler, N)
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["with", "without"])
+def test_optimizer_state_of_a_run_without_schedule_joins_the_cycle(loaded: bool) -> None:
+    optimizer = sgd(0.1, 0.02)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    if loaded:  # its groups know of no cycle, and stand at lr lo as ours do
+        optimizer.load_state_dict(sgd(0.1, 0.02).state_dict())
+    used = play(optimizer, scheduler, N)
+    assert group_of(used, 0)[0] == pytest.approx([OneCyclePolicy(1.0, N).lr(step) for step in range(N)])
+    assert group_of(used, 1)[0] == pytest.approx([OneCyclePolicy(0.2, N).lr(step) for step in range(N)])
 
 
 def test_moved_peak_survives_a_resume() -> None:

@@ -47,7 +47,7 @@ def staircase(stairs: int, steps: int = 100) -> LossCurve:
 
 def lr_of(curve: LossCurve, method: Method) -> float:
     suggestion = suggest(curve, method)
-    assert suggestion is not None, refusal(curve)
+    assert suggestion is not None, refusal(curve, method)
     return suggestion.lr
 
 
@@ -265,8 +265,12 @@ def test_noise_moves_the_median_answer_by_less_than_half_a_decade(lowest: float,
 @pytest.mark.parametrize("lowest", [-3.0, -2.0, -1.0, 0.0])
 def test_no_method_suggests_an_lr_at_which_the_loss_has_exploded(lowest: float, stop: bool, method: Method) -> None:
     curve = measured(training(DECADES, lowest), stop=stop)
-    lr = lr_of(curve, method)
-    assert training(np.array([math.log10(lr)]), lowest)[0] < 2.31
+    suggestion = suggest(curve, method)
+    if suggestion is None:  # the pair of slide may agree behind the explosion already
+        assert method == "slide"
+        assert str(refusal(curve, method)).endswith("where the loss has exploded")
+    else:
+        assert training(np.array([math.log10(suggestion.lr)]), lowest)[0] < 2.31
 
 
 # -------------------------------------------------------------------------------------------- staircases
@@ -286,9 +290,10 @@ def test_a_staircase_is_read_by_its_stairs(method: Method, lr: float) -> None:
     assert lr_of(curve, method) == pytest.approx(lr)
 
 
-@pytest.mark.parametrize("method", ALL)
+# valley and slide count points, of which a staircase has too few.
+@pytest.mark.parametrize("method", ["smith", "steepest", "minimum"])
 @pytest.mark.parametrize("stairs", [5, 10, 20, 50])
-def test_every_method_finds_the_fall_of_a_staircase(stairs: int, method: Method) -> None:
+def test_a_method_of_landmarks_finds_the_fall_of_a_staircase(stairs: int, method: Method) -> None:
     lr = lr_of(staircase(stairs), method)
     loss = training(np.array([math.log10(lr)]))[0]
     assert loss < 2.3 - 0.02 * FALL
@@ -335,7 +340,7 @@ NOT_FINITE = "the loss is not finite from the first step on"
 )
 def test_a_curve_without_an_answer_is_refused_with_the_reason(loss: list[float], reason: str) -> None:
     curve = LossCurve((10 ** DECADES[: len(loss)]).tolist(), loss)
-    assert refusal(curve) == reason
+    assert {method: refusal(curve, method) for method in ALL} == dict.fromkeys(ALL, reason)
     assert {method: suggest(curve, method) for method in ALL} == dict.fromkeys(ALL)
 
 
@@ -344,6 +349,17 @@ def test_a_loss_that_is_not_finite_before_the_first_update_is_refused(initial: f
     curve = measured(training(DECADES))
     assert refusal(LossCurve(curve.lr, curve.loss, initial_loss=initial)) == NOT_FINITE
     assert refusal(LossCurve(curve.lr, curve.loss, initial_loss=2.3)) is None
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [[0.1] * 6, [1e-3, 1e-2, 1e-1, 1e-1, 1e-2, 1e-3], [1e-3, 1e-2, 1e-1, 1.0, 10.0, 9.9]],
+    ids=["held", "up and down", "last falls"],
+)
+def test_what_is_no_sweep_is_refused(lr: list[float]) -> None:
+    curve = LossCurve(lr, [6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    assert refusal(curve) == "the learning rate does not rise from point to point, so this is no sweep"
+    assert suggest(curve) is None
 
 
 RISING = {
@@ -385,9 +401,9 @@ def test_pure_noise_is_refused_for_nine_of_ten_seeds(sd: float) -> None:
     assert all("which does not stand out of its noise of" in reason or reason == NO_FALL for reason in refused)
 
 
-def test_a_fall_of_ten_times_the_noise_is_accepted_for_nine_of_ten_seeds() -> None:
-    # A fall of 0.5 in noise of 0.05.
-    loss = 2.3 - 0.5 / (1 + np.exp(-3 * DECADES - 6))
+def test_a_fall_of_four_times_the_noise_is_accepted_for_nine_of_ten_seeds() -> None:
+    # A fall of 0.2 in noise of 0.05.
+    loss = 2.3 - 0.2 / (1 + np.exp(-3 * DECADES - 6))
     refused = [
         refusal(measured(loss + np.random.default_rng(seed).normal(0, 0.05, 100), stop=False)) for seed in range(50)
     ]
@@ -409,7 +425,7 @@ def test_none_is_suggested_exactly_where_there_is_a_refusal(
     lr = [10.0 ** (k / 4 - 7) for k in range(len(losses))]
     curve = LossCurve(lr, losses, initial_loss=initial)
     suggestion = suggest(curve, method)
-    assert (suggestion is None) == (refusal(curve) is not None)
+    assert (suggestion is None) == (refusal(curve, method) is not None)
     if suggestion is not None:
         assert lr[0] / 10 <= suggestion.lr <= lr[-1]
 
@@ -418,8 +434,9 @@ def test_none_is_suggested_exactly_where_there_is_a_refusal(
 def test_an_unknown_method_is_refused_whatever_the_curve(method: Any) -> None:
     sentence = "Expected argument `method` to be one of .*'minimum', 'slide', 'smith', 'steepest', 'valley'.* but got "
     for curve in (measured(training(DECADES)), LossCurve([], [])):
-        with pytest.raises(ValueError, match=sentence):
-            suggest(curve, method)
+        for function in (suggest, refusal):
+            with pytest.raises(ValueError, match=sentence):
+                function(curve, method)
 
 
 # ------------------------------------------------------------------------------------------- the value
