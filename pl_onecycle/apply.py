@@ -4,7 +4,7 @@ One number goes to the parameter groups, to whatever schedule stands on them and
 what changed is told.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from numbers import Real
 from typing import Any
@@ -60,12 +60,21 @@ def apply_max_lr(
         return rescale(float(value), top, lr)
 
     groups = optimizer.param_groups
-    for group in groups:
-        for key in _GROUP_KEYS:
-            if key in group:
-                write(group, key, to_new(group[key]))
-    for part in parts:
-        _rescale_scheduler(part, to_new, lr)
+    # All new values before the first is written: a tensor may stand in several places.
+    in_groups = [(group, key, to_new(group[key])) for group in groups for key in _GROUP_KEYS if key in group]
+    in_schedulers = [
+        (part, key, [to_new(value) for value in values])
+        for part in parts
+        for key in _SCHEDULER_KEYS
+        if isinstance(values := getattr(part, key, None), list)
+    ]
+    for group, key, value in in_groups:
+        write(group, key, value)
+    for part, key, values in in_schedulers:
+        if isinstance(part, OneCycleScheduler):
+            part.set_max_lr(lr)
+        else:
+            setattr(part, key, values)
     changed = [f"{len(groups)} parameter group{'s' if len(groups) > 1 else ''}"]
     changed += [type(scheduler).__name__ for scheduler in schedulers]
     return changed + (_set_attributes(module, lr) if module is not None else [])
@@ -76,16 +85,6 @@ def _parts(scheduler: Any) -> Iterator[Any]:
     yield scheduler
     for inner in getattr(scheduler, "_schedulers", ()):
         yield from _parts(inner)
-
-
-def _rescale_scheduler(scheduler: Any, to_new: Callable[[Any], float], lr: float) -> None:
-    if isinstance(scheduler, OneCycleScheduler):
-        scheduler.set_max_lr(lr)
-        return
-    for key in _SCHEDULER_KEYS:
-        values = getattr(scheduler, key, None)
-        if isinstance(values, list):
-            setattr(scheduler, key, [to_new(value) for value in values])
 
 
 def _set_attributes(module: torch.nn.Module, lr: float) -> list[str]:

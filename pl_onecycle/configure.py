@@ -74,13 +74,16 @@ def _trainer_steps(module: pl.LightningModule) -> int:
         )
     if steps == 0:
         raise MisconfigurationException(
-            f"The one-cycle schedule needs at least one step, and the train loader is empty: give it data or {way_out}."
+            "The one-cycle schedule needs at least one step, and this run has none (no batches, `max_steps=0` or"
+            f" `limit_train_batches=0`): give it data or {way_out}."
         )
     return int(steps)
 
 
 def _estimated_steps(trainer: pl.Trainer) -> float:
     """Lightning's estimate, put right where a callback changes the accumulation during the run."""
+    if trainer.limit_train_batches == 0:  # Lightning sets up no data then and calls the length unknown
+        return 0
     steps = trainer.estimated_stepping_batches
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     changes = next((c for c in callbacks if isinstance(c, GradientAccumulationScheduler)), None)

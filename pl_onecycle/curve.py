@@ -128,7 +128,7 @@ class LossCurve:
         return {**asdict(self), "lr": list(self.lr), "loss": list(self.loss)}
 
 
-def first_explosion(losses: Sequence[float], threshold: float | None) -> int | None:
+def first_explosion(losses: Sequence[float], threshold: float | None, since: int = 0) -> int | None:
     """Return the index of the loss at which a sweep has diverged, or None.
 
     A loss that is NaN or infinite always counts. A finite one counts where the median m of it and the two before
@@ -141,6 +141,8 @@ def first_explosion(losses: Sequence[float], threshold: float | None) -> int | N
     Args:
         losses: Losses in the order of the sweep, the one before the first update included.
         threshold: > 0, or None to look for non-finite losses only.
+        since: Index of the first loss to judge. Each is judged by those before it alone, so looking after every
+            loss or after every ten finds the same.
 
     Example:
         >>> first_explosion([1.0, 0.9, 0.7, 0.5, 0.2, 0.3, 40.0, 90.0], 4.0)
@@ -159,11 +161,10 @@ def first_explosion(losses: Sequence[float], threshold: float | None) -> int | N
         middle = _median_of_three(loss[:end])
         start = float(np.median(loss[:START_POINTS]))
         best = np.minimum.accumulate(middle)
-        unit = np.maximum(start - best, 4 * _noise(loss[:end]))
-        exploded = np.flatnonzero(middle - best > threshold * unit + 1e-9 * np.abs(best))
-        exploded = exploded[exploded >= START_POINTS]
-        if len(exploded):
-            return int(exploded[0])
+        for k in range(max(since, START_POINTS), end):
+            unit = max(start - best[k], 4 * _noise(loss[: k + 1]))
+            if middle[k] - best[k] > threshold * unit + 1e-9 * abs(best[k]):
+                return k
     return end if len(bad) else None
 
 

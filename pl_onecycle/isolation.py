@@ -12,6 +12,7 @@ run a second loop), ``_LoggerConnector`` (owns the logged metrics), ``_select_da
 """
 
 import copy
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,7 +26,9 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
-from torch.utils.data import DataLoader, Dataset
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from pl_onecycle.memory import Memory, RandomState
 
@@ -52,6 +55,7 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
         undo.callback(RandomState().restore)
         undo.callback(_remember(trainer).restore)
         loop = _fresh_loop(trainer)
+        _substitute_loaders(loop, undo)
         trainer.fit_loop = loop
         trainer._logger_connector = _LoggerConnector(trainer)
         trainer.loggers = [_MuteLogger(logger) for logger in trainer.loggers]
@@ -118,18 +122,84 @@ def _fresh_loop(trainer: pl.Trainer) -> _FitLoop:
     )
     loop.epoch_loop._batches_that_stepped = users.epoch_loop._batches_that_stepped
     loop._data_source = users._data_source
-    # The user's loaders are not asked for again: hooks that build data sets run once.
-    loader = copy.copy(_train_loader(trainer))
+    loop._combined_loader = _train_loader(trainer)
+    loop._last_train_dl_reload_epoch = float("inf")  # never reload
+    loop.max_batches = users.max_batches
+    return loop
+
+
+def _substitute_loaders(loop: _FitLoop, undo: ExitStack) -> None:
+    """Let the loop fetch from the user's loaders anew.
+
+    The user's loaders are not asked for again, so hooks that build data sets run once. What is taken from those that
+    cannot be started anew is given to the real run again.
+    """
+    users = loop._combined_loader
+    assert users is not None
+    assert users._iterator is not None
+    tapes = [
+        _Tape(source) if _gone_once_taken(part) else None
+        for part, source in zip(users.flattened, users._iterator.iterators, strict=True)
+    ]
+    loader = copy.copy(users)
     loader._iterator = None
+    loader.flattened = [tape or part for tape, part in zip(tapes, users.flattened, strict=True)]
     for part in loader.flattened:
         if hasattr(part, "_iterator"):
             part._iterator = None  # persistent workers wait for the real run, in the remembered loader
     loop._combined_loader = loader
-    loop._last_train_dl_reload_epoch = float("inf")  # never reload
-    loop.max_batches = users.max_batches
-    loop._data_fetcher = _select_data_fetcher(trainer, RunningStage.TRAINING)
+    loop._data_fetcher = _select_data_fetcher(loop.trainer, RunningStage.TRAINING)
     loop._data_fetcher.setup(loader)
-    return loop
+    undo.callback(_give_back, users, tapes)
+
+
+class _Tape(Iterator[Any]):
+    """The user's own iterator over a source that cannot be started anew; remembers what it has given."""
+
+    def __init__(self, source: Iterator[Any]) -> None:
+        self.source = source
+        self.taken: deque[Any] = deque()
+
+    def __next__(self) -> Any:
+        batch = next(self.source)
+        self.taken.append(apply_to_collection(batch, Tensor, Tensor.clone))  # training may write into the batch
+        return batch
+
+
+def _gone_once_taken(loader: Any) -> bool:
+    """Whether a loader or its data set is an iterator itself, or always hands out the same one."""
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
+        return True
+    return isinstance(dataset, IterableDataset) and iter(dataset) is iter(dataset)
+
+
+class _TakenFirst:
+    """A loader that gives the batches of a tape before its own; an epoch that leaves some leaves them to the next."""
+
+    def __init__(self, loader: Any, taken: deque[Any]) -> None:
+        self.loader, self.taken = loader, taken
+
+    def __iter__(self) -> Iterator[Any]:
+        return _taken_first(self.taken, iter(self.loader))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+
+def _taken_first(taken: deque[Any], source: Iterator[Any]) -> Iterator[Any]:
+    while taken:
+        yield taken.popleft()
+    yield from source
+
+
+def _give_back(users: CombinedLoader, tapes: list[_Tape | None]) -> None:
+    """Let the real run begin with the batches that were taken from it."""
+    assert users._iterator is not None
+    for i, tape in enumerate(tapes):
+        if tape is not None:
+            users._iterator.iterators[i] = _taken_first(tape.taken, tape.source)
+            users.flattened[i] = _TakenFirst(users.flattened[i], tape.taken)
 
 
 def _train_loader(trainer: pl.Trainer) -> CombinedLoader:

@@ -112,8 +112,8 @@ def _between(ends: tuple[float, float], share: float) -> float:
 
 
 def _steps(fraction: float, total_steps: int) -> int:
-    """Round a fraction of the steps to whole steps, halves up."""
-    return math.floor(fraction * total_steps + 0.5)
+    """Round a fraction of the steps to whole steps, halves up; 1e-9 covers the rounding of the product."""
+    return math.floor(fraction * total_steps + 0.5 + 1e-9)
 
 
 def _start_steps(pct_start: float, total_steps: int, maximum: float = 1) -> int:
@@ -144,9 +144,9 @@ class OneCyclePolicy:
     last value is held. Momentum is the mirror image of the learning rate within each phase.
 
     Rounding: d, b and a are the nearest whole steps to ``pct_annihilation``, ``pct_plateau`` and
-    ``pct_start`` times N (halves up), shortened from the end where they leave no step for the fall;
-    c is the rest. With ``pct_start=None`` the two legs share what is left and an odd step goes to the
-    fall. Where joints meet on one step (tiny N) the peak wins over the end and the end over the start.
+    ``pct_start`` times N (halves up); where they leave no step for the fall, the plateau gives way first, then
+    the annihilation, then the rise; c is the rest. With ``pct_start=None`` the two legs share what is left and an odd
+    step goes to the fall. Where joints meet on one step (tiny N) the peak wins over the end and the end over the start.
 
     Args:
         max_lr: Learning rate at the peak, > 0. From a range test.
@@ -156,7 +156,8 @@ class OneCyclePolicy:
         pct_annihilation: Share of the steps in the annihilation. Smith leaves it open ("the last few
             iterations"); a tenth is what the original code used.
         div_factor: hi / lo, >= 1. Smith uses 10 to 20 for one cycle.
-        final_div_factor: lo / fin, > 0. Smith: "several orders of magnitude"; torch's default.
+        final_div_factor: lo / fin, >= 1 / ``div_factor``. Smith: "several orders of magnitude"; 1e4 is torch's
+            default.
         anneal_strategy: Shape of every phase: ``"linear"`` (Smith), ``"cos"`` or ``"cosine"``, ``"exponential"``.
         cycle_momentum: False leaves momentum alone, ``momentum(step)`` is then None.
         base_momentum: Momentum at the peak of the learning rate, in [0, 1).

@@ -6,6 +6,7 @@ A sink: everything flows in, nothing out. The only importer of matplotlib, and o
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import platform
@@ -45,8 +46,9 @@ def write_report(root: str, name: str, facts: dict[str, Any], curve: LossCurve, 
         OSError: It cannot be written.
     """
     files, base = fsspec.core.url_to_fs(root)
-    folders = (f"{base.rstrip('/')}/{name}{suffix}" for suffix in ("", *(f"_{i}" for i in range(1, 1_000_000))))
-    folder = next(folder for folder in folders if not files.exists(folder))
+    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
+    new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
+    folder = f"{base.rstrip('/')}/{new}"
     files.makedirs(folder)
     smoothed = [*curve.smoothed().tolist(), *[math.nan] * (len(curve) - len(curve.finite_loss))]
     with files.open(f"{folder}/curve.csv", "w", newline="") as handle:
@@ -59,7 +61,7 @@ def write_report(root: str, name: str, facts: dict[str, Any], curve: LossCurve, 
     if figure is not None:
         with files.open(f"{folder}/{name}.png", "wb") as handle:
             figure.savefig(handle, dpi=120)
-    return folder
+    return f"{root.rstrip('/')}/{new}"
 
 
 def _json(value: Any) -> Any:
@@ -103,7 +105,7 @@ def draw_range_test(
         curve: The measured curve.
         suggestion: Marked where there is one.
         planned: The schedule that training follows; without it there is one panel.
-        ax: Draw the loss panel here instead of into a new figure.
+        ax: Draw the loss panel here, and nothing else, instead of into a new figure.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.

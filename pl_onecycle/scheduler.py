@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_number
-from pl_onecycle.param_groups import check_lrs, has_momentum, rescale, write, write_momentum
+from pl_onecycle.param_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
 from pl_onecycle.policy import OneCyclePolicy, PolicyArguments, Preset
 
 
@@ -69,7 +69,7 @@ class OneCycleScheduler(LRScheduler):
         **arguments: Unpack[PolicyArguments],
     ) -> None:
         check_lrs(optimizer)
-        own = [float(group["lr"]) for group in optimizer.param_groups]
+        own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
         self._follow(OneCyclePolicy.from_preset(preset, max(max_lrs), total_steps, **arguments))
         if last_epoch == -1:
@@ -80,15 +80,16 @@ class OneCycleScheduler(LRScheduler):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole schedule."""
+        """Optimizer steps of the whole schedule; ``preset="fastai"`` has one more than the run, see there."""
         return self.policy.total_steps
 
     @property
     def max_lrs(self) -> list[float]:
         """The peak learning rate of each group."""
         for group in self.optimizer.param_groups:
-            if "max_lr" not in group:  # joined during training: its lr was chosen beside those in force
-                _join(group, float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._in_force))
+            if "cycle_momentum" not in group:  # joined during training: its lr was chosen beside those in force
+                own = float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._in_force)
+                _join(group, float(group.get("max_lr", own)))
         return [float(group["max_lr"]) for group in self.optimizer.param_groups]
 
     def set_max_lr(self, max_lr: float | Sequence[float]) -> None:

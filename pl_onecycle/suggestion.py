@@ -107,7 +107,10 @@ def _answer(curve: LossCurve, method: Method) -> Suggestion | str:
     reason = _unfit(curve)
     if reason is not None:
         return reason
-    lr, reason = _METHODS[method](curve)
+    found = _METHODS[method](curve)
+    if found is None:
+        return f"{method} finds its landmark nowhere on the curve"
+    lr, reason = found
     smooth = curve.smoothed()
     there = float(np.interp(np.log(lr), np.log(curve.finite_lr), smooth))
     if lr > curve.finite_lr[smooth.argmin()] and there > curve.start + 0.5 * (curve.start - float(smooth.min())):
@@ -136,7 +139,7 @@ def _unfit(curve: LossCurve) -> str | None:
 
 
 # ------------------------------------------------------------------------------------------ methods
-# Each takes a curve that `refusal` let pass and returns the lr and the reason.
+# Each takes a curve that `_unfit` let pass and returns the lr and the reason, or None without a landmark.
 
 
 def _smith(curve: LossCurve) -> tuple[float, str]:
@@ -171,7 +174,7 @@ def _valley(curve: LossCurve) -> tuple[float, str]:
     return lr[at], f"half way down the longest fall, which ends at {lr[end]:.3g}"
 
 
-def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[float, str]:
+def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[float, str] | None:
     lr, loss = _one_point_per_lr(curve)
     gap = min(gap, len(lr) - 1)
     slope = np.gradient(loss / (curve.start - loss.min()))
@@ -180,10 +183,10 @@ def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[f
     while left >= 0 and abs(slope[right] - slope[left]) > threshold:
         at = left
         right, left = right - 1, left - 1
-    return lr[at], "where the slopes of a sliding pair of points first agree"
+    return (lr[at], "where the slopes of a sliding pair of points first agree") if left >= 0 else None
 
 
-_METHODS: dict[str, Callable[[LossCurve], tuple[float, str]]] = {
+_METHODS: dict[str, Callable[[LossCurve], tuple[float, str] | None]] = {
     "smith": _smith,
     "steepest": _steepest,
     "valley": _valley,

@@ -134,12 +134,13 @@ class _Recorder(pl.Callback):
         if not self._pending:
             return
         losses = trainer.strategy.reduce(torch.stack([loss for _, loss in self._pending]), reduce_op="mean")
+        since = len(self._losses)
         self._steps += [step for step, _ in self._pending]
         self._losses += losses.tolist()
         self._pending = []
         if self._on_step is not None:
             self._on_step(self._step, self._losses[-1])
-        self._exploded = first_explosion(self._losses, self._threshold)
+        self._exploded = first_explosion(self._losses, self._threshold, since)
         # A curve has at least one point, also where the very first loss was not finite.
         if self._exploded is not None and self._steps[-1] > 0:
             self.done = True

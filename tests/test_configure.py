@@ -233,7 +233,7 @@ def test_max_steps_is_a_way_out_of_an_unknown_length(loader: Any, arguments: dic
 
 @pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")
 def test_empty_loader_is_named() -> None:
-    with pytest.raises(MisconfigurationException, match=r"the train loader is empty.*`total_steps=`"):
+    with pytest.raises(MisconfigurationException, match=r"at least one step, and this run has none.*`total_steps=`"):
         trainer().fit(Net(), data(samples=0))
 
 

@@ -323,7 +323,19 @@ def test_a_loss_that_is_not_finite_stops_at_once(at: int, bad: float, threshold:
 def test_wild_first_five_losses_are_no_explosion() -> None:
     # The median of three is 9 at points 3 and 4, but the start level of 1 is the median of all five.
     assert first_explosion([1.0, 1.0, 9.0, 9.0, 1.0, *[1.0] * 20], 4.0) is None
-    assert first_explosion([1.0, 1.0, 1.0, 1.0, 9.0, 9.0, *[1.0] * 20], 4.0) == 5
+    # Two of six losses are as much noise as explosion; two of eleven are not.
+    assert first_explosion([1.0, 1.0, 1.0, 1.0, 9.0, 9.0, *[1.0] * 20], 4.0) is None
+    assert first_explosion([*[1.0] * 9, 9.0, 9.0, *[1.0] * 20], 4.0) == 10
+
+
+@given(losses=st.lists(st.floats(-10, 10), min_size=1, max_size=40), chunk=st.integers(1, 12))
+def test_looking_in_chunks_finds_the_same_explosion_as_looking_at_once(losses: list[float], chunk: int) -> None:
+    found = None
+    for end in range(chunk, len(losses) + chunk, chunk):
+        found = first_explosion(losses[:end], 1.5, since=end - chunk)
+        if found is not None:
+            break
+    assert found == first_explosion(losses, 1.5)
 
 
 def test_an_explosion_before_a_nan_wins() -> None:

@@ -4,6 +4,7 @@ One helper fits twice and compares everything. Scenarios (what is being trained)
 trial ends).
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -202,6 +203,11 @@ class UsesLogger(Recording):
         return super().training_step(batch, batch_idx)
 
 
+class WritesIntoBatch(Recording):
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        batch[0].mul_(1.01)
+
+
 class TwoLoaders(Recording):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch["a"]) + self.loss(batch["b"])
@@ -244,6 +250,17 @@ class Stream(IterableDataset[tuple[Tensor, ...]]):
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         rows = data().dataset
         return (rows[i] for i in range(256))
+
+
+class Once(IterableDataset[tuple[Tensor, ...]]):
+    """Gives each of its rows once, however often it is asked for an iterator: a pipe, not a file."""
+
+    def __init__(self) -> None:
+        rows = data().dataset
+        self.rows = (rows[i % 256] for i in range(5000))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return self.rows
 
 
 class InPlaceSampler(torch.utils.data.Sampler[int]):
@@ -315,6 +332,12 @@ SCENARIOS: dict[str, Scenario] = {
     "data set with noise of every kind": Scenario(loader=lambda: DataLoader(Noisy(), 32, shuffle=True)),
     "noise in a wrapped data set": Scenario(loader=lambda: DataLoader(Wrapped(), 32, shuffle=True)),
     "iterable data set without length": Scenario(loader=lambda: DataLoader(Stream(), 32)),
+    "data set that cannot be started over": Scenario(
+        loader=lambda: DataLoader(Once(), 32), options=with_options(limit_train_batches=20)
+    ),
+    "iterator instead of a loader": Scenario(
+        WritesIntoBatch, loader=lambda: itertools.cycle(list(data())), options=with_options(limit_train_batches=20)
+    ),
     "dict of two loaders": Scenario(TwoLoaders, lambda: {"a": data(shuffle=True), "b": data(96, shuffle=True)}),
     "loader of the user's own": Scenario(loader=OwnLoader),
     "data module": Scenario(loader=Data),

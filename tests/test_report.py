@@ -177,7 +177,8 @@ def test_a_report_goes_to_any_file_system_that_fsspec_knows(memory_root: str) ->
     ]
     assert [folder.rsplit("/", 1)[1] for folder in folders] == [NAME, f"{NAME}_1"]
     files = fsspec.filesystem("memory")
-    for run, folder in enumerate(folders):
+    assert all(folder.startswith("memory://") for folder in folders)
+    for run, folder in enumerate(files._strip_protocol(folder) for folder in folders):
         assert sorted(files.ls(folder, detail=False)) == [
             f"{folder}/curve.csv",
             f"{folder}/{NAME}.png",
