@@ -20,7 +20,8 @@ _NOT_OURS = (
     "ignore:.*GPU available but not used.*",
     "ignore:.*module\\(s\\) in eval mode at the start of training.*",
     "ignore:.*pkg_resources is deprecated.*",
-    "ignore:.*LightningDeprecationWarning.*",
+    "ignore:\\s*By default only one JsonargparseDeprecationWarning",
+    "ignore:\\s*``[\\w.]+`` was deprecated in v4",  # what Lightning's own CLI calls of jsonargparse
 )
 
 
