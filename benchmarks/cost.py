@@ -16,8 +16,9 @@ gives the median of the ratios of the repetitions with the smallest and the larg
 Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server, n = 41, 70 s): a step of
 `OneCycleScheduler` takes 2.31 (1.64 to 2.80) times as long as one of ``OneCycleLR`` with one group (6.6 against 3.0
 microseconds), 0.50 (0.42 to 0.64) times with 100 groups of one lr and 1.70 (0.96 to 2.26) times with 100 groups of 100
-lrs. A trial of 100 steps takes 1.17 (0.92 to 1.71) times as long as the loop of a fit, 1.14 (0.76 to 1.90) times as long
-as a whole fit and 1.03 (0.66 to 1.71) times as long as Lightning's search: no difference that these cores can resolve.
+lrs. A trial of 100 steps takes 1.17 (0.92 to 1.71) times as long as the loop of a fit, 1.14 (0.76 to 1.90) times as
+long as a whole fit and 1.03 (0.66 to 1.71) times as long as Lightning's search: no difference that these cores can
+resolve.
 """
 
 import argparse

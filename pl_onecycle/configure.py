@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from pl_onecycle.policy import PolicyArguments, Preset
+from pl_onecycle.presets import PolicyArguments, Preset
 from pl_onecycle.scheduler import OneCycleScheduler
 
 
@@ -34,7 +34,7 @@ def configure_one_cycle(
         optimizer: Any torch optimizer whose groups have an ``lr``.
         max_lr: Peak learning rate, see `OneCycleScheduler`.
         total_steps: Optimizer steps of the run, >= 1, instead of the Trainer's; needed where that is endless.
-        preset: Schedule whose defaults are used, see `OneCyclePolicy.from_preset`.
+        preset: Schedule whose defaults are used, see `presets.from_preset`.
         arguments: Arguments of the preset, as ``pct_annihilation`` or ``div_factor``.
 
     Returns:

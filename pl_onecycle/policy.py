@@ -16,31 +16,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Literal, Protocol
 
 from pl_onecycle.checks import expect, expect_bool, expect_integer, expect_number, expect_one_of
 
 Anneal = Literal["linear", "cos", "cosine", "exponential"]
 SweepMode = Literal["exponential", "linear", "staircase"]
-Preset = Literal["smith", "torch", "torch_three_phase", "fastai", "exp_decay"]
-
-
-class PolicyArguments(TypedDict, total=False):
-    """The keyword arguments of a one-cycle schedule, of `OneCyclePolicy` and its presets; None is the preset's own."""
-
-    pct_start: float | None
-    pct_plateau: float | None
-    pct_annihilation: float | None
-    div_factor: float | None
-    final_div_factor: float | None
-    anneal_strategy: Anneal | None
-    cycle_momentum: bool | None
-    base_momentum: float | None
-    max_momentum: float | None
-    rampup_epochs: float | None
-    sustain_epochs: float | None
-    exp_decay: float | None
-    steps_per_epoch: int | None
 
 
 class Policy(Protocol):
@@ -111,16 +92,9 @@ def _between(ends: tuple[float, float], share: float) -> float:
     return ends[1] if share == 1 else ends[0] + (ends[1] - ends[0]) * share
 
 
-def _steps(fraction: float, total_steps: int) -> int:
+def whole_steps(fraction: float, total_steps: int) -> int:
     """Round a fraction of the steps to whole steps, halves up; 1e-9 covers the rounding of the product."""
     return math.floor(fraction * total_steps + 0.5 + 1e-9)
-
-
-def _start_steps(pct_start: float, total_steps: int, maximum: float = 1) -> int:
-    """Check what a preset works out its rise from, and return it in steps."""
-    expect_integer("total_steps", total_steps, minimum=1)
-    expect_number("pct_start", pct_start, minimum=0, maximum=maximum)
-    return _steps(pct_start, total_steps)
 
 
 # ---------------------------------------------------------------------------------------- one cycle
@@ -218,134 +192,6 @@ class OneCyclePolicy:
         if self.decay is not None:
             expect_number("decay", self.decay, above=0, maximum=1)
 
-    # ------------------------------------------------------------------------------------- presets
-    @classmethod
-    def torch(cls, max_lr: float, total_steps: int, pct_start: float = 0.3, **arguments: Any) -> "OneCyclePolicy":
-        """Build the two-phase schedule of ``torch.optim.lr_scheduler.OneCycleLR``.
-
-        Cosine, hi/25 -> hi at step ``pct_start`` * N - 1 -> hi/25/1e4 at step N - 1.
-        Differs: the peak is reached for every N (torch only where ``pct_start`` * N is whole), and
-        nothing is extrapolated after the end.
-
-        Example:
-            >>> policy = OneCyclePolicy.torch(1.0, 100)
-            >>> [round(policy.lr(step), 6) for step in (0, 28, 29, 98, 99, 100)]
-            [0.04, 0.997186, 1.0, 0.000507, 4e-06, 4e-06]
-        """
-        rise = max(_start_steps(pct_start, total_steps) - 1, 0) / total_steps
-        defaults: dict[str, Any] = {"div_factor": 25.0, "anneal_strategy": "cos", "pct_annihilation": 0.0}
-        return cls(max_lr, total_steps, rise, **(defaults | arguments))
-
-    @classmethod
-    def torch_three_phase(
-        cls, max_lr: float, total_steps: int, pct_start: float = 0.3, **arguments: Any
-    ) -> "OneCyclePolicy":
-        """Build torch's ``OneCycleLR(three_phase=True)``: legs of ``pct_start`` * N - 1 steps, then annihilation.
-
-        Differs: as `torch`; ``pct_start`` > 0.5, where torch never comes back down, is an error.
-
-        Example:
-            >>> policy = OneCyclePolicy.torch_three_phase(1.0, 100, 0.45, anneal_strategy="linear")
-            >>> [round(policy.lr(step), 6) for step in (43, 44, 45, 88, 99)]
-            [0.978182, 1.0, 0.978182, 0.04, 4e-06]
-        """
-        leg = max(_start_steps(pct_start, total_steps, maximum=0.5) - 1, 0)
-        rest = (total_steps - 2 * leg) / total_steps
-        defaults: dict[str, Any] = {"div_factor": 25.0, "anneal_strategy": "cos", "pct_annihilation": rest}
-        return cls(max_lr, total_steps, leg / total_steps, **(defaults | arguments))
-
-    @classmethod
-    def fastai(cls, max_lr: float, total_steps: int, pct_start: float = 0.25, **arguments: Any) -> "OneCyclePolicy":
-        """Build the schedule of fastai v2's ``fit_one_cycle``.
-
-        Cosine, hi/25 -> hi at step ``pct_start`` * N -> hi/1e5 at step N, momentum .95 -> .85 -> .95.
-        fastai never trains at its last value, so the policy has ``total_steps + 1`` steps, of which a run
-        of ``total_steps`` uses all but the last, exactly as fastai does.
-
-        Example:
-            >>> policy = OneCyclePolicy.fastai(1.0, 100)
-            >>> [round(policy.lr(step), 6) for step in (0, 25, 99, 100)]
-            [0.04, 1.0, 0.000449, 1e-05]
-        """
-        rise = _start_steps(pct_start, total_steps) / (total_steps + 1)
-        div_factor = arguments.pop("div_factor", 25.0)
-        expect_number("div_factor", div_factor, minimum=1)
-        defaults: dict[str, Any] = {
-            "final_div_factor": 1e5 / div_factor,
-            "anneal_strategy": "cos",
-            "pct_annihilation": 0.0,
-        }
-        return cls(max_lr, total_steps + 1, rise, div_factor=div_factor, **(defaults | arguments))
-
-    @classmethod
-    def exp_decay(
-        cls,
-        max_lr: float,
-        total_steps: int,
-        rampup_epochs: float = 6,
-        sustain_epochs: float = 0,
-        exp_decay: float = 0.5,
-        steps_per_epoch: int = 1,
-        **arguments: Any,
-    ) -> "OneCyclePolicy":
-        """Build ramp-up, sustain and exponential decay, the schedule of many TPU recipes.
-
-        hi/2 -> hi over ``rampup_epochs``, hi for ``sustain_epochs``, then ``exp_decay`` of the way to hi/2
-        is left after each further epoch. Momentum is left alone.
-
-        Example:
-            By epoch, 1e-3 -> 2e-3 -> 1e-3:
-
-            >>> policy = OneCyclePolicy.exp_decay(2e-3, 10)
-            >>> [round(policy.lr(epoch), 6) for epoch in (0, 3, 6, 7, 8, 9)]
-            [0.001, 0.0015, 0.002, 0.0015, 0.00125, 0.001125]
-        """
-        expect_integer("total_steps", total_steps, minimum=1)
-        expect_integer("steps_per_epoch", steps_per_epoch, minimum=1)
-        expect_number("rampup_epochs", rampup_epochs, minimum=0)
-        expect_number("sustain_epochs", sustain_epochs, minimum=0)
-        expect_number("exp_decay", exp_decay, above=0, maximum=1)
-        rise = min(rampup_epochs * steps_per_epoch / total_steps, 1.0)
-        plateau = min(sustain_epochs * steps_per_epoch / total_steps, 1.0 - rise)
-        defaults: dict[str, Any] = {
-            "pct_annihilation": 0.0,
-            "div_factor": 2.0,
-            "final_div_factor": 1.0,
-            "cycle_momentum": False,
-        }
-        decay = exp_decay ** (1 / steps_per_epoch)
-        return cls(max_lr, total_steps, rise, plateau, decay=decay, **(defaults | arguments))
-
-    @classmethod
-    def from_preset(cls, preset: Preset, max_lr: float, total_steps: int, **arguments: Any) -> "OneCyclePolicy":
-        """Build the schedule called ``preset``; ``arguments`` that are not None replace the preset's own.
-
-        Args:
-            preset: ``"smith"`` (the defaults of this class), ``"torch"``, ``"torch_three_phase"``,
-                ``"fastai"`` or ``"exp_decay"``.
-            max_lr: Learning rate at the peak, > 0.
-            total_steps: Optimizer steps of the whole run, >= 1.
-            arguments: Any other argument of that preset.
-
-        Raises:
-            ValueError: No such preset, or an argument outside its range.
-            TypeError: An argument that the preset does not take.
-
-        Example:
-            >>> OneCyclePolicy.from_preset("torch", 1.0, 100, div_factor=10.0).lr(0)
-            0.1
-        """
-        presets: dict[str, Callable[..., OneCyclePolicy]] = {
-            "smith": cls,
-            "torch": cls.torch,
-            "torch_three_phase": cls.torch_three_phase,
-            "fastai": cls.fastai,
-            "exp_decay": cls.exp_decay,
-        }
-        expect_one_of("preset", preset, presets)
-        given = {name: value for name, value in arguments.items() if value is not None}
-        return presets[preset](max_lr, total_steps, **given)
-
     # -------------------------------------------------------------------------------------- values
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
@@ -388,13 +234,13 @@ class OneCyclePolicy:
         """(a, b, c, d) by the rounding rule of the class; c >= 1 always, so the peak is a step of the run."""
         n = self.total_steps
         if self.pct_start is None:
-            d = min(_steps(self.pct_annihilation, n), n - 1)
-            b = min(_steps(self.pct_plateau, n), n - 1 - d)
+            d = min(whole_steps(self.pct_annihilation, n), n - 1)
+            b = min(whole_steps(self.pct_plateau, n), n - 1 - d)
             a = (n - b - d) // 2
         else:
-            a = min(_steps(self.pct_start, n), n - 1)
-            d = min(_steps(self.pct_annihilation, n), n - 1 - a)
-            b = min(_steps(self.pct_plateau, n), n - 1 - a - d)
+            a = min(whole_steps(self.pct_start, n), n - 1)
+            d = min(whole_steps(self.pct_annihilation, n), n - 1 - a)
+            b = min(whole_steps(self.pct_plateau, n), n - 1 - a - d)
         return a, b, n - a - b - d, d
 
     def _at(self, step: float) -> tuple[Phase, float]:

@@ -14,7 +14,8 @@ from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_number
 from pl_onecycle.param_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
-from pl_onecycle.policy import OneCyclePolicy, PolicyArguments, Preset
+from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.presets import PolicyArguments, Preset, from_preset
 
 
 class OneCycleScheduler(LRScheduler):
@@ -30,7 +31,7 @@ class OneCycleScheduler(LRScheduler):
         max_lr: Peak learning rate, > 0: a number for the group with the largest lr, the others keep their ratio to
             it; a sequence with one for each group; or None for each group's own lr.
         total_steps: Optimizer steps of the whole run, >= 1.
-        preset: Schedule whose defaults are used, see `OneCyclePolicy.from_preset`.
+        preset: Schedule whose defaults are used, see `presets.from_preset`.
         last_epoch: The step to start from minus one; -1 starts anew.
         arguments: Arguments of the preset, as ``pct_start`` or ``div_factor``.
 
@@ -71,7 +72,7 @@ class OneCycleScheduler(LRScheduler):
         check_lrs(optimizer)
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
-        self._follow(OneCyclePolicy.from_preset(preset, max(max_lrs), total_steps, **arguments))
+        self._follow(from_preset(preset, max(max_lrs), total_steps, **arguments))
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
                 _join(group, lr)

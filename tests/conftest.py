@@ -21,7 +21,7 @@ _NOT_OURS = (
     "ignore:.*module\\(s\\) in eval mode at the start of training.*",
     "ignore:.*pkg_resources is deprecated.*",
     "ignore:\\s*By default only one JsonargparseDeprecationWarning",
-    "ignore:\\s*``[\\w.]+`` was deprecated in v4",  # what Lightning's own CLI calls of jsonargparse
+    "ignore:\\s*(``[\\w.]+``|[\\w ]+) was deprecated in v4",  # what Lightning's own CLI calls of jsonargparse
 )
 
 

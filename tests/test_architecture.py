@@ -15,17 +15,18 @@ ROOMS = Path(pl_onecycle.__file__).parent
 TABLE: dict[str, tuple[str, set[str]]] = {
     "checks": ("pure", set()),
     "policy": ("pure", {"checks"}),
+    "presets": ("pure", {"checks", "policy"}),
     "curve": ("pure", {"checks"}),
     "suggestion": ("pure", {"checks", "curve"}),
     "memory": ("torch", set()),
     "param_groups": ("torch", {"checks"}),
-    "scheduler": ("torch", {"checks", "policy", "param_groups"}),
+    "scheduler": ("torch", {"checks", "policy", "presets", "param_groups"}),
     "apply": ("torch", {"checks", "scheduler", "param_groups"}),
     "isolation": ("Lightning", {"memory"}),
     "trial": ("Lightning", {"isolation", "curve", "policy", "param_groups"}),
     "progress": ("Lightning", set()),
     "report": ("Lightning", {"curve", "policy", "suggestion"}),  # types only, see below
-    "configure": ("Lightning", {"policy", "scheduler"}),
+    "configure": ("Lightning", {"presets", "scheduler"}),
     "range_test": (
         "Lightning",
         {

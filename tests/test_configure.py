@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from pl_onecycle import presets
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
@@ -171,7 +172,7 @@ def test_arguments_reach_the_scheduler() -> None:
         net, optimizer, max_lr=2.0, total_steps=10, preset="torch", pct_start=0.4, div_factor=5.0
     )
     scheduler = returned["lr_scheduler"]["scheduler"]
-    assert scheduler.policy == OneCyclePolicy.torch(2.0, 10, 0.4, div_factor=5.0)
+    assert scheduler.policy == presets.torch_two_phase(2.0, 10, 0.4, div_factor=5.0)
     assert scheduler.max_lrs == [1.0, 2.0]
 
 
@@ -242,7 +243,7 @@ def test_empty_loader_is_named() -> None:
 @pytest.mark.parametrize("preset", ["smith", "torch", "torch_three_phase", "fastai"])
 def test_every_real_step_uses_lr_and_momentum_of_the_preset(preset: Any, kind: str) -> None:
     scheduler, recorded = fitted(Net(kind=kind, preset=preset, max_lr=0.05), data(samples=96), max_epochs=5)
-    policy = OneCyclePolicy.from_preset(preset, 0.05, 15)  # 3 batches, 5 epochs
+    policy = presets.from_preset(preset, 0.05, 15)  # 3 batches, 5 epochs
     assert scheduler.policy == policy
     assert (recorded.lr, recorded.momentum) == curves(policy, 15)
 

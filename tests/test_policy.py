@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pl_onecycle import presets
 from pl_onecycle.policy import OneCyclePolicy, RangeTestPolicy
 from tests import reference
 
@@ -92,7 +93,7 @@ def test_smith_goes_up_and_down_in_equal_legs_and_then_annihilates(step: int, lr
     ],
 )
 def test_torch_preset_has_the_values_of_torch_two_phase(step: int, lr: float) -> None:
-    assert OneCyclePolicy.torch(1.0, 100).lr(step) == pytest.approx(lr, abs=5e-7)
+    assert presets.torch_two_phase(1.0, 100).lr(step) == pytest.approx(lr, abs=5e-7)
 
 
 @pytest.mark.parametrize(
@@ -109,12 +110,12 @@ def test_torch_preset_has_the_values_of_torch_two_phase(step: int, lr: float) ->
     ],
 )
 def test_torch_three_phase_preset_has_the_values_of_torch_three_phase(step: int, lr: float) -> None:
-    policy = OneCyclePolicy.torch_three_phase(1.0, 100, 0.45, anneal_strategy="linear")
+    policy = presets.torch_three_phase(1.0, 100, 0.45, anneal_strategy="linear")
     assert policy.lr(step) == pytest.approx(lr, abs=5e-7)
 
 
 def test_torch_three_phase_preset_spends_two_fifths_in_the_annihilation_at_its_default() -> None:
-    policy = OneCyclePolicy.torch_three_phase(1.0, 100)
+    policy = presets.torch_three_phase(1.0, 100)
     # Legs of .3 * 100 - 1 = 29 steps: up at 29, back at 58, and 42 of 100 steps are left.
     assert [policy.lr(29), policy.lr(58), policy.lr(99)] == [1.0, 0.04, pytest.approx(4e-6)]
     assert lengths(policy) == (29, 0, 29, 42)
@@ -135,11 +136,11 @@ def test_torch_three_phase_preset_spends_two_fifths_in_the_annihilation_at_its_d
     ],
 )
 def test_fastai_preset_has_the_values_of_fastai(arguments: dict[str, Any], step: int, lr: float) -> None:
-    assert OneCyclePolicy.fastai(1.0, 100, **arguments).lr(step) == pytest.approx(lr, abs=5e-7)
+    assert presets.fastai(1.0, 100, **arguments).lr(step) == pytest.approx(lr, abs=5e-7)
 
 
 def test_fastai_preset_cycles_momentum_between_95_and_85_hundredths() -> None:
-    policy = OneCyclePolicy.fastai(1.0, 100)
+    policy = presets.fastai(1.0, 100)
     assert [policy.momentum(0), policy.momentum(25), policy.momentum(100)] == [0.95, 0.85, 0.95]
 
 
@@ -156,8 +157,8 @@ def test_fastai_preset_cycles_momentum_between_95_and_85_hundredths() -> None:
     ],
 )
 def test_exp_decay_preset_goes_from_one_to_two_thousandths_and_back(epoch: int, lr: float) -> None:
-    by_epoch = OneCyclePolicy.exp_decay(2e-3, 30)
-    by_step = OneCyclePolicy.exp_decay(2e-3, 30 * 7, steps_per_epoch=7)
+    by_epoch = presets.exp_decay(2e-3, 30)
+    by_step = presets.exp_decay(2e-3, 30 * 7, steps_per_epoch=7)
     assert by_epoch.lr(epoch) == pytest.approx(lr, rel=1e-12)
     assert by_step.lr(7 * epoch) == pytest.approx(lr, rel=1e-9)
     assert by_epoch.momentum(epoch) is None
@@ -270,7 +271,7 @@ def test_torch_presets_equal_torch_at_every_step_where_its_peak_is_whole(
         three_phase=three_phase,
         **given_too,
     )
-    preset = OneCyclePolicy.torch_three_phase if three_phase else OneCyclePolicy.torch
+    preset = presets.torch_three_phase if three_phase else presets.torch_two_phase
     policy = preset(0.3, total_steps, pct_start, anneal_strategy=anneal, **given_too)
     assert policy.total_steps == total_steps
     assert lrs(policy) == pytest.approx(lr, rel=1e-9)
@@ -280,7 +281,7 @@ def test_torch_presets_equal_torch_at_every_step_where_its_peak_is_whole(
 @pytest.mark.parametrize("three_phase", [False, True], ids=["two-phase", "three-phase"])
 def test_torch_presets_have_the_defaults_of_torch(three_phase: bool) -> None:
     lr, momentum = torch_one_cycle(50, max_lr=0.3, three_phase=three_phase)
-    policy = OneCyclePolicy.from_preset("torch_three_phase" if three_phase else "torch", 0.3, 50)
+    policy = presets.from_preset("torch_three_phase" if three_phase else "torch", 0.3, 50)
     assert lrs(policy) == pytest.approx(lr, rel=1e-9)
     assert momenta(policy) == pytest.approx(momentum, rel=1e-9)
 
@@ -303,7 +304,7 @@ def test_reference_equals_torch_where_its_peak_lies_between_two_steps_too(
 
 @pytest.mark.parametrize(("total_steps", "pct_start"), [(100, 0.25), (40, 0.25), (10, 0.5), (100, 0.3), (8, 0.0)])
 def test_fastai_preset_equals_the_reference_at_every_step(total_steps: int, pct_start: float) -> None:
-    policy = OneCyclePolicy.fastai(0.5, total_steps, pct_start)
+    policy = presets.fastai(0.5, total_steps, pct_start)
     lr = reference.fastai_v2(0.02, 0.5, 5e-6, total_steps, pct_start)
     momentum = reference.fastai_v2(0.95, 0.85, 0.95, total_steps, pct_start)
     assert lrs(policy, total_steps) == pytest.approx(lr, rel=1e-9)
@@ -330,14 +331,14 @@ def test_exp_decay_preset_equals_the_reference_at_every_step(
     rampup: int, sustain: int, decay: float, steps_per_epoch: int
 ) -> None:
     total_steps = 20 * steps_per_epoch
-    policy = OneCyclePolicy.exp_decay(2e-3, total_steps, rampup, sustain, decay, steps_per_epoch)
+    policy = presets.exp_decay(2e-3, total_steps, rampup, sustain, decay, steps_per_epoch)
     expected = reference.rampup_sustain_decay(1e-3, 2e-3, total_steps, rampup, sustain, decay, steps_per_epoch)
     assert lrs(policy) == pytest.approx(expected, rel=1e-9)
     assert policy.lr(total_steps + 5) == policy.lr(total_steps - 1)
 
 
 def test_exp_decay_preset_still_reaches_its_peak_when_the_run_is_shorter_than_the_rampup() -> None:
-    assert lrs(OneCyclePolicy.exp_decay(2.0, 5, rampup_epochs=20)) == [1.0, 1.25, 1.5, 1.75, 2.0]
+    assert lrs(presets.exp_decay(2.0, 5, rampup_epochs=20)) == [1.0, 1.25, 1.5, 1.75, 2.0]
 
 
 # ----------------------------------------------------------------------------------- any argument at all
@@ -454,7 +455,7 @@ def test_whole_curve_scales_with_the_peak(policy: OneCyclePolicy, factor: float)
     st.integers(1, 200),
 )
 def test_every_preset_is_defined_for_every_length(preset: Any, max_lr: float, total_steps: int) -> None:
-    policy = OneCyclePolicy.from_preset(preset, max_lr, total_steps)
+    policy = presets.from_preset(preset, max_lr, total_steps)
     values = lrs(policy)
     assert policy.total_steps - total_steps == (1 if preset == "fastai" else 0)
     assert all(0 < lr <= max_lr for lr in values)
@@ -467,7 +468,7 @@ def test_every_preset_is_defined_for_every_length(preset: Any, max_lr: float, to
 @pytest.mark.parametrize("anneal", ["cos", "linear"])
 def test_nothing_is_extrapolated_after_the_last_step(preset: Any, anneal: Any) -> None:
     # torch asked for step N: cosine rebounds to 5.07e-4, linear goes to -.0143 and, in three phases, to -.0036.
-    policy = OneCyclePolicy.from_preset(preset, 1.0, 100, anneal_strategy=anneal)
+    policy = presets.from_preset(preset, 1.0, 100, anneal_strategy=anneal)
     assert {policy.lr(step) for step in (99, 100, 101, 150, 10_000, math.inf)} == {0.04 / 1e4}
     assert {policy.momentum(step) for step in (99, 100, 101, 150, 10_000, math.inf)} == {0.95}
 
@@ -489,26 +490,28 @@ def test_peak_is_reached_exactly_for_every_length_and_every_pct_start(pct_start:
 def test_torch_preset_reaches_its_peak_for_every_length_and_every_pct_start(pct_start: float) -> None:
     # torch itself divides by zero where pct_start * N is 1 and trains N = 1 at the lowest lr.
     for total_steps in range(1, 60):
-        policy = OneCyclePolicy.torch(0.7, total_steps, pct_start)
+        policy = presets.torch_two_phase(0.7, total_steps, pct_start)
         assert max(lrs(policy)) == 0.7
         assert abs(policy.peak_step - max(pct_start * total_steps - 1, 0)) <= 0.5 + 1e-9
 
 
 # ------------------------------------------------------------------------------------------------- presets
 def test_smith_preset_is_the_class_itself() -> None:
-    assert OneCyclePolicy.from_preset("smith", 0.5, 70) == OneCyclePolicy(0.5, 70)
+    assert presets.from_preset("smith", 0.5, 70) == OneCyclePolicy(0.5, 70)
 
 
 @pytest.mark.parametrize("name", ["torch", "torch_three_phase", "fastai", "exp_decay"])
 def test_preset_by_name_is_its_own_method(name: Any) -> None:
-    assert OneCyclePolicy.from_preset(name, 0.5, 70) == getattr(OneCyclePolicy, name)(0.5, 70)
+    assert presets.from_preset(name, 0.5, 70) == getattr(presets, "torch_two_phase" if name == "torch" else name)(
+        0.5, 70
+    )
 
 
 @pytest.mark.parametrize("name", ["smith", "torch", "torch_three_phase", "fastai", "exp_decay"])
 def test_arguments_replace_those_of_the_preset_and_none_leaves_them(name: Any) -> None:
-    plain = OneCyclePolicy.from_preset(name, 0.5, 70)
-    assert OneCyclePolicy.from_preset(name, 0.5, 70, div_factor=None, anneal_strategy=None) == plain
-    changed = OneCyclePolicy.from_preset(name, 0.5, 70, div_factor=4.0, anneal_strategy="cosine", base_momentum=0.6)
+    plain = presets.from_preset(name, 0.5, 70)
+    assert presets.from_preset(name, 0.5, 70, div_factor=None, anneal_strategy=None) == plain
+    changed = presets.from_preset(name, 0.5, 70, div_factor=4.0, anneal_strategy="cosine", base_momentum=0.6)
     assert (changed.div_factor, changed.anneal_strategy, changed.base_momentum) == (4.0, "cosine", 0.6)
     assert changed.lr(0) == 0.125  # .5 / 4
 
@@ -519,7 +522,7 @@ def test_arguments_replace_those_of_the_preset_and_none_leaves_them(name: Any) -
 )
 def test_argument_that_a_preset_does_not_take_is_named(preset: Any, argument: str) -> None:
     with pytest.raises(TypeError, match=argument):
-        OneCyclePolicy.from_preset(preset, 1.0, 10, **{argument: 1})
+        presets.from_preset(preset, 1.0, 10, **{argument: 1})
 
 
 # -------------------------------------------------------------------------------------------- bad arguments
@@ -622,7 +625,7 @@ def test_shares_that_add_up_to_one_leave_one_step_to_the_fall() -> None:
 @pytest.mark.parametrize("preset", ["smyth", "", "Torch", None, 1, ["torch"]], ids=repr)
 def test_unknown_preset_gets_one_sentence_that_names_the_choices(preset: Any) -> None:
     with pytest.raises(ValueError, match=SENTENCE.format("preset")) as caught:
-        OneCyclePolicy.from_preset(preset, 1.0, 10)
+        presets.from_preset(preset, 1.0, 10)
     assert all(name in str(caught.value) for name in ("smith", "torch", "torch_three_phase", "fastai", "exp_decay"))
 
 
@@ -631,7 +634,7 @@ def test_unknown_preset_gets_one_sentence_that_names_the_choices(preset: Any) ->
 def test_bad_length_gets_one_sentence_from_every_preset(preset: Any, value: Any) -> None:
     error = ValueError if value in (0, -1) and not isinstance(value, bool) else TypeError
     with pytest.raises(error, match=SENTENCE.format("total_steps")):
-        OneCyclePolicy.from_preset(preset, 1.0, value)
+        presets.from_preset(preset, 1.0, value)
 
 
 @pytest.mark.parametrize(
@@ -642,7 +645,7 @@ def test_bad_length_gets_one_sentence_from_every_preset(preset: Any, value: Any)
 @pytest.mark.parametrize("preset", ["smith", "torch", "torch_three_phase", "fastai"])
 def test_bad_pct_start_gets_one_sentence_from_every_preset(preset: Any, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=SENTENCE.format("pct_start")) as caught:
-        OneCyclePolicy.from_preset(preset, 1.0, 100, pct_start=value)
+        presets.from_preset(preset, 1.0, 100, pct_start=value)
     assert str(caught.value).endswith(f"but got {value!r}")  # the value that was given, not one derived from it
 
 
@@ -650,12 +653,12 @@ def test_bad_pct_start_gets_one_sentence_from_every_preset(preset: Any, value: A
 @pytest.mark.parametrize(("value", "error"), [(0, ValueError), ("a", TypeError)], ids=repr)
 def test_bad_div_factor_gets_one_sentence_from_every_preset(preset: Any, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=SENTENCE.format("div_factor")):
-        OneCyclePolicy.from_preset(preset, 1.0, 10, div_factor=value)
+        presets.from_preset(preset, 1.0, 10, div_factor=value)
 
 
 def test_three_phases_refuse_a_rise_of_more_than_half_the_run() -> None:
     with pytest.raises(ValueError, match=SENTENCE.format("pct_start")):
-        OneCyclePolicy.torch_three_phase(1.0, 100, 0.6)
+        presets.torch_three_phase(1.0, 100, 0.6)
 
 
 @pytest.mark.parametrize(
@@ -674,7 +677,7 @@ def test_three_phases_refuse_a_rise_of_more_than_half_the_run() -> None:
 )
 def test_bad_argument_of_exp_decay_gets_one_sentence(name: str, value: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=SENTENCE.format(name)):
-        OneCyclePolicy.from_preset("exp_decay", 1.0, 10, **{name: value})
+        presets.from_preset("exp_decay", 1.0, 10, **{name: value})
 
 
 @pytest.mark.parametrize("step", [-1, -0.001, math.nan])

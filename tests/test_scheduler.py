@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import Optimizer
 
+from pl_onecycle import presets
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
 
@@ -80,7 +81,7 @@ OPTIMIZERS: dict[str, Callable[[], Optimizer]] = {
 def test_every_step_uses_lr_and_momentum_of_the_policy(preset: Any, kind: str) -> None:
     optimizer = OPTIMIZERS[kind]()
     scheduler = OneCycleScheduler(optimizer, 0.5, N, preset=preset)
-    policy = OneCyclePolicy.from_preset(preset, 0.5, N)
+    policy = presets.from_preset(preset, 0.5, N)
     used = play(optimizer, scheduler, N + 5)
     assert scheduler.policy == policy
     assert group_of(used) == (
@@ -299,7 +300,7 @@ def test_peaks_can_be_moved_group_by_group() -> None:
 def test_moved_peak_keeps_the_shape_of_the_cycle() -> None:
     scheduler = OneCycleScheduler(sgd(), 1.0, N, preset="torch", div_factor=7.0)
     scheduler.set_max_lr(3.0)
-    assert scheduler.policy == OneCyclePolicy.torch(3.0, N, div_factor=7.0)
+    assert scheduler.policy == presets.torch_two_phase(3.0, N, div_factor=7.0)
 
 
 # ---------------------------------------------------------------------------------------------- tensor lr
