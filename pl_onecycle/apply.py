@@ -4,6 +4,7 @@ One number goes to the parameter groups, to whatever schedule stands on them and
 what changed is told.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from numbers import Real
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from pl_onecycle.checks import expect_number
 from pl_onecycle.param_groups import peak_lrs, rescale, write
@@ -24,7 +26,11 @@ _MODULE_NAMES = ("lr", "learning_rate")
 
 
 def apply_max_lr(
-    lr: float, optimizer: Optimizer, schedulers: Sequence[Any] = (), module: torch.nn.Module | None = None
+    lr: float,
+    optimizer: Optimizer,
+    schedulers: Sequence[Any] = (),
+    module: torch.nn.Module | None = None,
+    horizon: int = 1,
 ) -> list[str]:
     """Make ``lr`` the peak learning rate of the group with the largest one.
 
@@ -38,6 +44,7 @@ def apply_max_lr(
         schedulers: `OneCycleScheduler`, torch's ``OneCycleLR`` and ``CyclicLR``, anything built on ``base_lrs``,
             also inside ``SequentialLR`` and ``ChainedScheduler``.
         module: ``lr`` and ``learning_rate`` of it and of its ``hparams`` follow where they exist.
+        horizon: How often a ``LambdaLR`` is stepped in the run; its largest factor is looked for there.
 
     Returns:
         What was changed, for people, e.g. ``["OneCycleScheduler", "module.lr"]``.
@@ -53,8 +60,7 @@ def apply_max_lr(
     """
     expect_number("lr", lr, above=0)
     parts = [part for scheduler in schedulers for part in _parts(scheduler)]
-    old = next((part.max_lrs for part in parts if hasattr(part, "max_lrs")), None) or peak_lrs(optimizer)
-    top = max(float(value) for value in old)
+    top = schedule_peak(optimizer, schedulers, horizon)
 
     def to_new(value: Any) -> float:
         return rescale(float(value), top, lr)
@@ -76,8 +82,28 @@ def apply_max_lr(
         else:
             setattr(part, key, values)
     changed = [f"{len(groups)} parameter group{'s' if len(groups) > 1 else ''}"]
-    changed += [type(scheduler).__name__ for scheduler in schedulers]
+    for scheduler in schedulers:
+        name = type(scheduler).__name__
+        known = any(hasattr(part, key) for part in _parts(scheduler) for key in _SCHEDULER_KEYS)
+        changed.append(name if known else f"not in {name}, which keeps learning rates where they cannot be found")
     return changed + (_set_attributes(module, lr) if module is not None else [])
+
+
+def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = (), horizon: int = 1) -> float:
+    """Return the largest lr that the schedule reaches, in the group with the largest one.
+
+    That is ``max_lrs`` where a scheduler has them, the largest factor times the base for a ``LambdaLR`` over
+    ``horizon`` steps, and what the groups say otherwise.
+    """
+    peaks = peak_lrs(optimizer)
+    for part in (part for scheduler in schedulers for part in _parts(scheduler)):
+        if hasattr(part, "max_lrs"):
+            return max(float(value) for value in part.max_lrs)
+        if isinstance(part, LambdaLR):
+            factors = [max(float(factor(k)) for k in range(horizon)) for factor in part.lr_lambdas]
+            scaled = [base * factor for base, factor in zip(part.base_lrs, factors, strict=True)]
+            return float(max(scaled)) if 0 < max(scaled) < math.inf else max(peaks)
+    return max(peaks)
 
 
 def _parts(scheduler: Any) -> Iterator[Any]:

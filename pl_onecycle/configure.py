@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
+from pl_onecycle.checks import expect
 from pl_onecycle.presets import PolicyArguments, Preset
 from pl_onecycle.scheduler import OneCycleScheduler
 
@@ -51,6 +52,8 @@ def configure_one_cycle(
         ...         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         ...         return configure_one_cycle(self, optimizer)
     """
+    wanted = "the LightningModule whose `configure_optimizers` this is called in"
+    expect(isinstance(module, pl.LightningModule), "module", wanted, type(module).__name__, TypeError)
     if total_steps is None:
         total_steps = _trainer_steps(module)
     scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, preset=preset, **arguments)

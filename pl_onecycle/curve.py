@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from pl_onecycle.checks import expect, expect_number, expect_one_of
 
-Outcome = Literal["completed", "diverged", "stopped"]
+Outcome = Literal["completed", "diverged", "stopped", "overridden"]
 Array = npt.NDArray[np.float64]
 
 # Width of the smoothing kernel (one standard deviation) in decades of lr. On the default sweep of eight
@@ -37,8 +37,8 @@ class LossCurve:
         lr: Learning rates > 0 in the order of the steps; of the parameter group with the largest one.
         loss: As many losses, raw: means over the micro-batches of one optimizer step. The last may be NaN or
             infinite; it then ended the sweep.
-        outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite) or
-            ``"stopped"`` (by the module, or because the data ran out).
+        outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite),
+            ``"stopped"`` (by the module, or because the data ran out) or ``"overridden"`` (the module set its own lr).
         initial_loss: The loss before the first update, or None where it is not known.
 
     Raises:
@@ -60,7 +60,7 @@ class LossCurve:
         object.__setattr__(self, "lr", tuple(float(value) for value in self.lr))
         object.__setattr__(self, "loss", tuple(float(value) for value in self.loss))
         expect(len(self.lr) == len(self.loss), "loss", f"as long as `lr` ({len(self.lr)})", len(self.loss))
-        expect_one_of("outcome", self.outcome, ("completed", "diverged", "stopped"))
+        expect_one_of("outcome", self.outcome, get_args(Outcome))
         for lr in self.lr:
             expect_number("lr", lr, above=0)
 

@@ -5,32 +5,41 @@ connector, mute loggers and one callback; the user's are never touched. What the
 strategy, random streams, loaders) is kept in memory and put back in place, whichever way the block is left. Nothing is
 written to disk.
 
-The only home of saved state. Lightning's private names that it needs, found alike in 2.4.0 and 2.6.6:
-``_FitLoop`` with ``_combined_loader``, ``_data_fetcher`` and ``_last_train_dl_reload_epoch`` (there is no public way to
-run a second loop), ``_LoggerConnector`` (owns the logged metrics), ``_select_data_fetcher``,
+The only home of saved state. Lightning's private names that it needs, found alike in 2.4.0 and 2.6.6: ``_FitLoop`` and
+``_TrainingEpochLoop`` with ``_combined_loader``, ``_data_fetcher`` and ``_last_train_dl_reload_epoch`` (there is no
+public way to run a second loop), ``_LoggerConnector`` (owns the logged metrics), ``_select_data_fetcher``,
 ``CombinedLoader._iterator`` and ``DataLoader._iterator`` (persistent workers live there).
 """
 
 import copy
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from types import FrameType, ModuleType
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.loggers.logger import DummyLogger, Logger
-from lightning.pytorch.loops import _FitLoop
+import numpy as np
+from lightning.pytorch.loggers.logger import DummyExperiment, Logger
+from lightning.pytorch.loops import _FitLoop, _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _select_data_fetcher
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from pl_onecycle.memory import Memory, RandomState
+from pl_onecycle.memory import GENERATORS, Memory, RandomState
+
+# A container of more parts holds data, not what makes batches of them.
+MOST_PARTS = 100
+# Where the search for them ends.
+_NO_SOURCE = (type, ModuleType, str, bytes, int, float, type(None), Tensor, np.ndarray, pl.Trainer, pl.LightningModule)
 
 
 @contextmanager
@@ -51,16 +60,20 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
     Yields:
         The fit loop, ready to advance.
     """
-    with ExitStack() as undo:
+    with _Signals() as signals, ExitStack() as undo:
         undo.callback(RandomState().restore)
         undo.callback(_remember(trainer).restore)
         loop = _fresh_loop(trainer)
         _substitute_loaders(loop, undo)
         trainer.fit_loop = loop
         trainer._logger_connector = _LoggerConnector(trainer)
-        trainer.loggers = [_MuteLogger(logger) for logger in trainer.loggers]
+        trainer.loggers = [_muted(logger) for logger in trainer.loggers]
         trainer.callbacks = [callback]  # type: ignore[attr-defined]  # set by a connector
-        trainer.strategy.lr_scheduler_configs = []
+        # Still to be asked by the module, but of no interval at which Lightning steps a schedule.
+        trainer.strategy.lr_scheduler_configs = [
+            replace(config, interval="") for config in trainer.lr_scheduler_configs
+        ]
+        trainer.save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
         trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
         trainer.limit_val_batches = 0
         trainer.should_stop = False
@@ -68,7 +81,43 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
         assert fetcher is not None
         iter(fetcher)
         undo.callback(fetcher.teardown)
-        yield loop
+        try:
+            yield loop
+        finally:
+            signals.wait = True
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM reach their handlers at once, but wait as long as ``wait`` is set.
+
+    So nothing comes between an end and its beginning: a second Ctrl-C cannot cut the way back short.
+    """
+
+    def __init__(self) -> None:
+        self.wait = False
+        self._held: list[tuple[int, FrameType | None]] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers, and get no signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.wait:
+            self._held.append((number, frame))
+        else:
+            self._handlers[number](number, frame)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for number, frame in self._held[:1]:
+            self._handlers[number](number, frame)
 
 
 # ----------------------------------------------------------------------------------- what is remembered
@@ -76,7 +125,7 @@ def _remember(trainer: pl.Trainer) -> Memory:
     memory = Memory()
     data = _train_loader(trainer).flattened
     for loader in data:  # first, so that no data set is copied because something else refers to it
-        _remember_dataset(memory, getattr(loader, "dataset", None))
+        memory.remember_bindings(getattr(loader, "dataset", None))
     memory.remember_bindings(getattr(trainer, "datamodule", None))
     memory.remember(trainer.lightning_module)
     memory.remember_attributes(trainer)
@@ -85,29 +134,29 @@ def _remember(trainer: pl.Trainer) -> Memory:
     memory.remember_attributes(getattr(trainer.precision_plugin, "scaler", None))
     for config in trainer.lr_scheduler_configs:
         memory.remember_attributes(config.scheduler)
+    seen: set[int] = set()
     for loader in data:
-        _remember_loader(memory, loader)
+        _remember_source(memory, loader, seen)
     return memory
 
 
-def _remember_dataset(memory: Memory, dataset: Any) -> None:
-    """Numbers and generators of a data set and of those that it wraps, never its data."""
-    memory.remember_bindings(dataset)
-    for value in list(getattr(dataset, "__dict__", {}).values()):
-        for inner in value if isinstance(value, (list, tuple)) else (value,):
-            if not isinstance(inner, Dataset):
-                break
-            _remember_dataset(memory, inner)
-
-
-def _remember_loader(memory: Memory, loader: Any) -> None:
-    """A loader with its workers and samplers."""
-    if not isinstance(loader, DataLoader):
-        memory.remember_bindings(loader)
+def _remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4) -> None:
+    """Generators, samplers, modules and numbers in what batches are made by; never the data themselves."""
+    if id(source) in seen or isinstance(source, _NO_SOURCE):
         return
-    memory.remember_attributes(loader)
-    for sampler in (loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)):
-        memory.remember_attributes(sampler)
+    seen.add(id(source))
+    if isinstance(source, (DataLoader, Sampler)):
+        memory.remember_attributes(source)
+    elif isinstance(source, (nn.Module, *GENERATORS)):
+        memory.remember(source)
+    elif not isinstance(source, (list, tuple, dict)):
+        memory.remember_bindings(source)
+    inside = source if isinstance(source, dict) else getattr(source, "__dict__", {})
+    # The workers behind `_iterator` are those of the real run, which nobody touches.
+    parts = source if isinstance(source, (list, tuple)) else [inside[key] for key in inside if key != "_iterator"]
+    if depth > 0 and len(parts) <= MOST_PARTS:
+        for part in parts:
+            _remember_source(memory, part, seen, depth - 1)
 
 
 # ---------------------------------------------------------------------------------- what is substituted
@@ -116,6 +165,7 @@ def _fresh_loop(trainer: pl.Trainer) -> _FitLoop:
     users = trainer.fit_loop
     loop = _FitLoop(trainer, min_epochs=0, max_epochs=users.max_epochs)
     loop.epoch_progress = copy.deepcopy(users.epoch_progress)
+    loop.epoch_loop = _EndlessEpochLoop(trainer, users.min_steps, users.max_steps)
     loop.epoch_loop.batch_progress = copy.deepcopy(users.epoch_loop.batch_progress)
     loop.epoch_loop.automatic_optimization.optim_progress = copy.deepcopy(
         users.epoch_loop.automatic_optimization.optim_progress
@@ -126,6 +176,19 @@ def _fresh_loop(trainer: pl.Trainer) -> _FitLoop:
     loop._last_train_dl_reload_epoch = float("inf")  # never reload
     loop.max_batches = users.max_batches
     return loop
+
+
+class _EndlessEpochLoop(_TrainingEpochLoop):
+    """Shows the module the user's ``max_steps``, and does not end by it."""
+
+    @property
+    def _is_training_done(self) -> bool:
+        return self._num_ready_batches_reached()
+
+    @property
+    def done(self) -> bool:
+        """Whether the data are through or the trial is."""
+        return self._is_training_done or bool(self.trainer.should_stop)
 
 
 def _substitute_loaders(loop: _FitLoop, undo: ExitStack) -> None:
@@ -171,7 +234,8 @@ def _gone_once_taken(loader: Any) -> bool:
     dataset = getattr(loader, "dataset", None)
     if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
         return True
-    return isinstance(dataset, IterableDataset) and iter(dataset) is iter(dataset)
+    in_workers = getattr(loader, "num_workers", 0) > 0  # each has a copy of the data set, and knows how to ask it
+    return isinstance(dataset, IterableDataset) and not in_workers and iter(dataset) is iter(dataset)
 
 
 class _TakenFirst:
@@ -208,38 +272,25 @@ def _train_loader(trainer: pl.Trainer) -> CombinedLoader:
     return loader
 
 
-class _MuteLogger(DummyLogger):
-    """Takes every call and writes nothing; tells the names and directories of the logger it stands for."""
-
-    def __init__(self, logger: Logger) -> None:
-        super().__init__()
-        self._names = {
-            key: getattr(logger, key, None) for key in ("name", "version", "save_dir", "log_dir", "root_dir")
-        }
-        if isinstance(logger, (CSVLogger, TensorBoardLogger)):  # `Trainer.log_dir` asks only these for `log_dir`
-            self._names["save_dir"] = self._names["log_dir"]
+class _Mute:
+    """What a muted logger does before its own class: nothing, whatever it is told."""
 
     @property
-    def name(self) -> Any:
-        """Name of the experiment."""
-        return self._names["name"]
+    def experiment(self) -> Any:
+        """An object that takes every call."""
+        return DummyExperiment()
 
-    @property
-    def version(self) -> Any:
-        """Version of the experiment."""
-        return self._names["version"]
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return _nothing if callable(value) and name != "experiment" and not name.startswith("_") else value
 
-    @property
-    def save_dir(self) -> Any:
-        """Directory in which `Trainer.log_dir` finds itself."""
-        return self._names["save_dir"]
 
-    @property
-    def log_dir(self) -> Any:
-        """Directory of this run."""
-        return self._names["log_dir"]
+def _nothing(*_: Any, **__: Any) -> None:
+    """Take everything, do nothing."""
 
-    @property
-    def root_dir(self) -> Any:
-        """Directory of the experiment."""
-        return self._names["root_dir"]
+
+def _muted(logger: Logger) -> Logger:
+    """A logger of the same class, with the same names, directories and attributes, that writes nothing."""
+    mute: Logger = object.__new__(type(f"Muted{type(logger).__name__}", (_Mute, type(logger)), {}))
+    vars(mute).update(vars(logger))
+    return mute

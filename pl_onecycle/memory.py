@@ -20,7 +20,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+GENERATORS = (torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
 
 
 class Memory:
@@ -39,14 +39,14 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        # Closing the stack runs every undo, also when one of them fails or Ctrl-C comes in between.
+        # Closing the stack runs every undo, also when one of them fails.
         self._undo = ExitStack()
         # Also keeps the objects alive, so that an id is never used twice.
         self._seen: dict[int, Any] = {}
         self._kinds: tuple[tuple[Any, Callable[[Any], None]], ...] = (
             (Tensor, self._tensor),
             (np.ndarray, self._array),
-            (_GENERATORS, self._generator),
+            (GENERATORS, self._generator),
             (nn.Module, self._module),
             (Optimizer, lambda optimizer: self.remember(vars(optimizer))),
             (dict, self._dict),
@@ -87,7 +87,7 @@ class Memory:
         bindings, saved = vars(value), dict(vars(value))
         self._undo.callback(_put_back, bindings, saved)
         for item in saved.values():
-            if isinstance(item, _GENERATORS):
+            if isinstance(item, GENERATORS):
                 self.remember(item)
 
     def restore(self) -> None:
@@ -102,7 +102,7 @@ class Memory:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             return  # a lazy parameter has no content yet
         alias, content = tensor.detach(), tensor.detach().clone()
-        strided = alias.layout is torch.strided
+        strided = alias.layout is torch.strided and not alias.is_nested
         expanded = strided and any(step == 0 < size - 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
         is_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
         grad = tensor.grad if is_leaf else None
@@ -115,6 +115,8 @@ class Memory:
             if strided and (tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape):
                 tensor.data = alias  # `.data` had been bound to other memory
             if is_leaf:
+                if not tensor.is_leaf:  # a loss has been added to it, graph and all
+                    tensor.detach_()
                 tensor.requires_grad_(requires_grad)
                 tensor.grad = grad
 
@@ -125,8 +127,8 @@ class Memory:
             self._undo.callback(array.__setitem__, ..., array.copy())
 
     def _generator(self, generator: Any) -> None:
-        if isinstance(generator, np.random.Generator):
-            bits = generator.bit_generator
+        if isinstance(generator, (np.random.Generator, np.random.BitGenerator)):
+            bits: Any = getattr(generator, "bit_generator", generator)
             self._undo.callback(setattr, bits, "state", bits.state)
         elif isinstance(generator, random.Random):
             self._undo.callback(generator.setstate, generator.getstate())
@@ -135,8 +137,8 @@ class Memory:
 
     def _module(self, module: nn.Module) -> None:
         self.remember(vars(module))
-        # Scripted modules keep their tensors elsewhere.
-        self._items((*module.parameters(recurse=False), *module.buffers(recurse=False)))
+        # Scripted modules keep theirs elsewhere.
+        self._items((*module.parameters(recurse=False), *module.buffers(recurse=False), *module.children()))
 
     def _dict(self, mapping: dict[Any, Any]) -> None:
         saved = dict(mapping)

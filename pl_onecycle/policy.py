@@ -297,10 +297,11 @@ class RangeTestPolicy:
         """Check every argument."""
         expect_number("min_lr", self.min_lr, above=0)
         expect_number("max_lr", self.max_lr, above=self.min_lr)
+        expect(math.isfinite(self.max_lr / self.min_lr), "max_lr", "at most 1e308 times `min_lr`", self.max_lr)
         expect_integer("num_steps", self.num_steps, minimum=2)
         expect_one_of("mode", self.mode, ("exponential", "linear", "staircase"))
+        expect_integer("num_stairs", self.num_stairs, minimum=2)
         if self.mode == "staircase":
-            expect_integer("num_stairs", self.num_stairs, minimum=2)
             expect(self.num_stairs <= self.num_steps, "num_stairs", "at most `num_steps`", self.num_stairs)
 
     @property

@@ -1,5 +1,6 @@
 """`LRRangeTest`, the callback: policy -> trial -> curve -> suggestion -> apply -> report, once per fit."""
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +9,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from pl_onecycle import report
-from pl_onecycle.apply import apply_max_lr
+from pl_onecycle.apply import apply_max_lr, schedule_peak
 from pl_onecycle.checks import expect_bool, expect_number, expect_one_of
 from pl_onecycle.curve import LossCurve
-from pl_onecycle.param_groups import peak_lrs
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
 from pl_onecycle.progress import progress_bar
 from pl_onecycle.scheduler import OneCycleScheduler
@@ -103,6 +103,7 @@ class LRRangeTest(pl.Callback):
         self.suggestion: Suggestion | None = None
         self._asked = False  # whether this fit has come to the point at which the test runs
         self._resumed = False  # whether the result came out of a checkpoint
+        self._tested: pl.LightningModule | None = None  # during a fit and further ones, the module of the result
 
     # ------------------------------------------------------------------------------------------ hooks
     @override
@@ -120,11 +121,14 @@ class LRRangeTest(pl.Callback):
         self._asked = True
         skip = self._reason_to_skip(trainer)
         if skip is None:
+            self._tested = pl_module
             self._find(trainer)
             return
+        again = self.suggestion is not None and self.apply and not self._resumed and self._tested is pl_module
+        if again:  # a further fit of the same Trainer has made its optimizer anew
+            assert self.suggestion is not None
+            skip += f"; its max_lr {self.suggestion.lr:.3g} is set again in {', '.join(self._use(trainer))}"
         rank_zero_info(f"LR range test: skipped, {skip}.")
-        if self.suggestion is not None and self.apply and not self._resumed:
-            self._use(trainer, self.suggestion)  # a further fit of the same Trainer has made its optimizer anew
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,7 +144,7 @@ class LRRangeTest(pl.Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        curve, suggestion = state_dict["curve"], state_dict["suggestion"]
+        curve, suggestion = state_dict.get("curve"), state_dict.get("suggestion")
         self.curve = None if curve is None else LossCurve(**curve)
         self.suggestion = None if suggestion is None else Suggestion(**suggestion)
         self._resumed = True
@@ -162,12 +166,12 @@ class LRRangeTest(pl.Callback):
             self.curve = run_trial(trainer, policy, early_stop_threshold=self.early_stop_threshold, on_step=advance)
         self.suggestion = suggest(self.curve, self.method)
         swept = f"LR range test ({len(self.curve)} of {self.num_steps} steps, {self.curve.outcome})"
-        before = max(peak_lrs(trainer.optimizers[0]))
+        before = schedule_peak(trainer.optimizers[0], *_schedule(trainer))
         changed: list[str] = []
         if self.suggestion is None:
             found = f"no suggestion, because {refusal(self.curve, self.method)}; training goes on with lr {before:.3g}"
         elif self.apply:
-            changed = self._use(trainer, self.suggestion)
+            changed = self._use(trainer)
             found = f"max_lr {before:.3g} -> {self._told()}, set in {', '.join(changed)}"
         else:
             found = f"suggests max_lr {self._told()}; not applied, training goes on with lr {before:.3g}"
@@ -178,9 +182,11 @@ class LRRangeTest(pl.Callback):
         assert self.suggestion is not None
         return f"{self.suggestion.lr:.3g} ({self.suggestion.method}: {self.suggestion.reason})"
 
-    def _use(self, trainer: pl.Trainer, suggestion: Suggestion) -> list[str]:
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        return apply_max_lr(suggestion.lr, trainer.optimizers[0], schedulers, trainer.lightning_module)
+    def _use(self, trainer: pl.Trainer) -> list[str]:
+        assert self.suggestion is not None
+        schedulers, horizon = _schedule(trainer)
+        module = trainer.lightning_module
+        return apply_max_lr(self.suggestion.lr, trainer.optimizers[0], schedulers, module, horizon)
 
     def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
         """Write the report and return the end of a sentence that says where it is."""
@@ -198,7 +204,7 @@ class LRRangeTest(pl.Callback):
             figure = self._figure(trainer)
             folder = report.write_report(root, _NAME, facts, self.curve, figure)
             report.log_curve(trainer.loggers, _NAME, self.curve)
-        except OSError as error:  # a full or read-only disk must not cost the run
+        except Exception as error:  # a full disk, an unknown file system, a picture that fails: not worth the run
             rank_zero_warn(f"LR range test: the report could not be written ({error}).")
             return ""
         return f"; see {folder}" + (" (no picture: matplotlib is not installed)" if figure is None else "")
@@ -227,6 +233,14 @@ class LRRangeTest(pl.Callback):
 
 
 _SETTINGS = ("min_lr", "max_lr", "num_steps", "mode", "num_stairs", "method", "early_stop_threshold", "apply")
+
+
+def _schedule(trainer: pl.Trainer) -> tuple[list[Any], int]:
+    """The run's schedulers, and how often they are stepped; once where the run is endless."""
+    configs = trainer.lr_scheduler_configs
+    by_step = any(config.interval == "step" for config in configs)
+    times = trainer.estimated_stepping_batches if by_step else trainer.max_epochs or 1
+    return [config.scheduler for config in configs], int(times) if 1 <= times < math.inf else 1
 
 
 def _planned(trainer: pl.Trainer) -> Policy | None:

@@ -65,7 +65,8 @@ def write_report(root: str, name: str, facts: dict[str, Any], curve: LossCurve, 
 
 
 def _json(value: Any) -> Any:
-    """JSON knows no NaN."""
+    """JSON knows no NaN and no numpy."""
+    value = value.item() if hasattr(value, "item") else value
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
@@ -128,7 +129,8 @@ def draw_range_test(
 
 
 def _draw_loss(ax: Axes, curve: LossCurve, suggestion: Suggestion | None) -> None:
-    ax.set(title=f"LR range test ({curve.outcome})", xlabel="learning rate", ylabel="training loss", xscale="log")
+    found = curve.outcome if suggestion is not None else f"{curve.outcome}, no suggestion"
+    ax.set(title=f"LR range test ({found})", xlabel="learning rate", ylabel="training loss", xscale="log")
     ax.grid(alpha=0.25)
     if len(curve.finite_loss) > 0:
         lr, smoothed = curve.finite_lr, curve.smoothed()
@@ -154,4 +156,5 @@ def _draw_policy(ax: Axes, policy: Policy) -> None:
         right = ax.twinx()
         right.set_ylabel("momentum")
         lines += right.plot(steps, momenta, color=_MOMENTUM, linewidth=1.5, linestyle="--", label="momentum")
-    ax.legend(handles=lines, loc="best", fontsize="small")
+    # Below the axes: the curves use every corner.
+    ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, fontsize="small")

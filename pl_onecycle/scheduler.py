@@ -141,6 +141,8 @@ class OneCycleScheduler(LRScheduler):
         Warns:
             UserWarning: The saved schedule was made for another number of steps; it is the one that goes on.
         """
+        wanted = "the state of a OneCycleScheduler"
+        expect("policy" in state_dict, "state_dict", wanted, f"one with the keys {sorted(state_dict)}")
         asked = self.total_steps
         self._follow(OneCyclePolicy(**state_dict["policy"]))
         if asked != self.total_steps:

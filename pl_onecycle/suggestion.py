@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from pl_onecycle.checks import expect_one_of
+from pl_onecycle.checks import expect, expect_one_of
 from pl_onecycle.curve import Array, LossCurve
 
 Method = Literal["smith", "steepest", "valley", "slide", "minimum"]
@@ -103,6 +103,7 @@ def refusal(curve: LossCurve, method: Method = "smith") -> str | None:
 
 
 def _answer(curve: LossCurve, method: Method) -> Suggestion | str:
+    expect(isinstance(curve, LossCurve), "curve", "a LossCurve", type(curve).__name__, TypeError)
     expect_one_of("method", method, _METHODS)
     reason = _unfit(curve)
     if reason is not None:
@@ -120,6 +121,8 @@ def _answer(curve: LossCurve, method: Method) -> Suggestion | str:
 
 def _unfit(curve: LossCurve) -> str | None:
     """Why no method can read the curve, or None."""
+    if curve.outcome == "overridden":
+        return "the module sets the learning rate of its steps itself, so it cannot be swept"
     if len(curve) > 0 and len(curve.finite_loss) == 0:
         return "the loss is not finite from the first step on"
     if curve.initial_loss is not None and not np.isfinite(curve.initial_loss):
@@ -134,7 +137,7 @@ def _unfit(curve: LossCurve) -> str | None:
     if fall <= 1e-7 * abs(curve.start):
         return "the loss does not fall anywhere in the sweep"
     if fall <= MIN_FALL * curve.noise:
-        return f"the loss falls by {fall:.3g}, which does not stand out of its noise of {curve.noise:.3g}"
+        return f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times its noise of {curve.noise:.3g}"
     return None
 
 

@@ -54,14 +54,18 @@ def run_trial(
     optimizer = _only_optimizer(trainer)
     recorder = _Recorder(policy, optimizer, early_stop_threshold, on_step)
     with isolated(trainer, recorder) as loop:
-        epoch_batches = -1
-        # An epoch without a batch means that the data has run out.
-        while not recorder.done and not trainer.should_stop and recorder.batches > epoch_batches:
-            epoch_batches = recorder.batches
+        try:
             loop.on_advance_start()
-            loop.advance()
-            if not recorder.done:
-                loop.on_advance_end()
+            # One long epoch: hooks that count epochs must not run past the end of the user's. Where the data begin
+            # again without giving a batch, they have run out.
+            before = -1
+            while not recorder.done and not trainer.should_stop and recorder.batches > before:
+                if before >= 0 and trainer.current_epoch == 0:  # from the second epoch on the loop does it itself
+                    iter(loop._data_fetcher)  # type: ignore[arg-type]  # set up
+                before = recorder.batches
+                loop.advance()
+        except StopIteration as error:  # would end the user's fit without a word
+            raise RuntimeError("A hook of the module raised StopIteration in a trial.") from error
         recorder.look(trainer)
     return recorder.curve()
 
@@ -71,10 +75,12 @@ def _only_optimizer(trainer: pl.Trainer) -> torch.optim.Optimizer:
     name = type(module).__name__
     if not module.automatic_optimization or len(trainer.optimizers) > 1:
         raise MisconfigurationException(
-            f"A trial needs automatic optimization with one optimizer, and {name} optimizes by itself or has several."
+            f"The test needs automatic optimization with one optimizer, and {name} optimizes by itself or has several."
         )
     if not trainer.optimizers or not trainer.optimizers[0].param_groups:
-        raise MisconfigurationException(f"A trial needs an optimizer, and `{name}.configure_optimizers` returned none.")
+        raise MisconfigurationException(
+            f"The test needs an optimizer, and `{name}.configure_optimizers` returned none."
+        )
     check_lrs(trainer.optimizers[0], MisconfigurationException)
     return trainer.optimizers[0]
 
@@ -86,6 +92,7 @@ class _Recorder(pl.Callback):
         self, policy: Policy, optimizer: torch.optim.Optimizer, threshold: float | None, on_step: OnStep | None
     ) -> None:
         self.done = False
+        self.overridden = False  # whether something else set the lr of a step
         self.batches = 0
         self._policy, self._optimizer, self._threshold, self._on_step = policy, optimizer, threshold, on_step
         self._peaks = peak_lrs(optimizer)
@@ -102,11 +109,22 @@ class _Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         lr, momentum = self._policy.lr(self._step), self._policy.momentum(self._step)
-        for group, peak, cycled in zip(self._optimizer.param_groups, self._peaks, self._cycled, strict=True):
+        for group, peak, cycled in zip(self._optimizer.param_groups, self._peaks, self._cycled, strict=False):
             write(group, "lr", rescale(peak, max(self._peaks), lr))
             if momentum is not None and cycled:
                 write_momentum(group, momentum)
         self._steps_before = trainer.global_step
+        self._written = self._plain_lrs()
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self.overridden |= self._plain_lrs() != self._written
+
+    def _plain_lrs(self) -> list[Any]:
+        """The groups' lrs; those in tensors are left out, as reading them would make the host wait for the device."""
+        return [group["lr"] for group in self._optimizer.param_groups if not isinstance(group["lr"], Tensor)]
 
     @override
     def on_train_batch_end(
@@ -123,7 +141,7 @@ class _Recorder(pl.Callback):
             self._pending.append((self._step, torch.stack(self._window).mean()))
             self._window = []
         self._step += 1
-        self.done = self._step > self._policy.total_steps
+        self.done = self._step > self._policy.total_steps or self.overridden
         if self.done or trainer.strategy.root_device.type == "cpu" or len(self._pending) >= CHUNK:
             self.look(trainer)
         if self.done:
@@ -153,5 +171,7 @@ class _Recorder(pl.Callback):
             outcome = "diverged"
             last = max(self._steps[self._exploded], 1)
             losses = {step: loss for step, loss in losses.items() if step <= last}
+        if self.overridden:
+            outcome = "overridden"
         initial = losses.pop(0, None)
         return LossCurve([self._policy.lr(step - 1) for step in losses], list(losses.values()), outcome, initial)

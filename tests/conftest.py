@@ -20,6 +20,7 @@ _NOT_OURS = (
     "ignore:.*GPU available but not used.*",
     "ignore:.*module\\(s\\) in eval mode at the start of training.*",
     "ignore:.*pkg_resources is deprecated.*",
+    "ignore:.*`torch.jit.script.*` is deprecated.*",
     "ignore:\\s*By default only one JsonargparseDeprecationWarning",
     "ignore:\\s*(``[\\w.]+``|[\\w ]+) was deprecated in v4",  # what Lightning's own CLI calls of jsonargparse
 )

@@ -26,7 +26,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "trial": ("Lightning", {"isolation", "curve", "policy", "param_groups"}),
     "progress": ("Lightning", set()),
     "report": ("Lightning", {"curve", "policy", "suggestion"}),  # types only, see below
-    "configure": ("Lightning", {"presets", "scheduler"}),
+    "configure": ("Lightning", {"checks", "presets", "scheduler"}),
     "range_test": (
         "Lightning",
         {

@@ -5,7 +5,9 @@ trial ends).
 """
 
 import itertools
+import os
 import random
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +210,47 @@ class WritesIntoBatch(Recording):
         batch[0].mul_(1.01)
 
 
+class LogsLR(Scheduled):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        schedule: Any = self.lr_schedulers()
+        self.log("lr", schedule.get_last_lr()[0])
+        assert isinstance(self.logger, CSVLogger)
+        assert self.trainer.max_steps == 11
+        assert self.current_epoch < 2
+        self.trainer.save_checkpoint("in_the_trial.ckpt" if in_trial(self) else "in_the_fit.ckpt")
+        assert not Path("in_the_trial.ckpt").exists()
+        return super().training_step(batch, batch_idx)
+
+
+class AddsUpLosses(Recording):
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = torch.zeros(())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.total += loss  # with its graph
+        return loss
+
+
+class Scripted(Recording):
+    def __init__(self) -> None:
+        super().__init__()
+        plain = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3))
+        self.net: nn.Module = torch.jit.script(plain)  # type: ignore[assignment]
+
+
+class OneLevelAnEpoch(Recording):
+    """Runs out of levels where an epoch more is begun than the fit has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = iter([1.0, 0.5])
+
+    def on_train_epoch_end(self) -> None:
+        next(self.levels)
+
+
 class TwoLoaders(Recording):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         loss = self.loss(batch["a"]) + self.loss(batch["b"])
@@ -279,6 +322,37 @@ class InPlaceSampler(torch.utils.data.Sampler[int]):
         return 256
 
 
+class AroundASampler(torch.utils.data.Sampler[int]):
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.base = torch.utils.data.RandomSampler(range(256), generator=generator)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(list(self.base))
+
+    def __len__(self) -> int:
+        return 256
+
+
+class NoisyCollate:
+    """A collate_fn that owns a generator, and a list of more."""
+
+    def __init__(self) -> None:
+        self.own = np.random.default_rng(1)
+        self.more = [np.random.PCG64(2)]
+
+    def __call__(self, rows: list[Any]) -> Any:
+        features, labels = torch.utils.data.default_collate(rows)
+        return [features + 0.01 * self.own.random() + 0.01 * (self.more[0].random_raw() % 7), labels]
+
+
+class AsksItsWorker(IterableDataset[tuple[Tensor, ...]]):
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        worker: Any = torch.utils.data.get_worker_info()
+        rows = data().dataset
+        return iter([rows[i] for i in range(worker.id, 256, worker.num_workers)])
+
+
 class OwnLoader:
     """Any iterable of batches."""
 
@@ -338,6 +412,9 @@ SCENARIOS: dict[str, Scenario] = {
     "iterator instead of a loader": Scenario(
         WritesIntoBatch, loader=lambda: itertools.cycle(list(data())), options=with_options(limit_train_batches=20)
     ),
+    "sampler around a sampler with a generator": Scenario(loader=lambda: data(sampler=AroundASampler())),
+    "collate_fn with generators": Scenario(loader=lambda: data(shuffle=True, collate_fn=NoisyCollate())),
+    "iterable data set that asks its worker": Scenario(loader=lambda: DataLoader(AsksItsWorker(), 32, num_workers=2)),
     "dict of two loaders": Scenario(TwoLoaders, lambda: {"a": data(shuffle=True), "b": data(96, shuffle=True)}),
     "loader of the user's own": Scenario(loader=OwnLoader),
     "data module": Scenario(loader=Data),
@@ -357,6 +434,12 @@ SCENARIOS: dict[str, Scenario] = {
     "torchmetrics attribute": Scenario(Metric, shuffled()),
     "non-persistent buffer": Scenario(HiddenBuffer, shuffled()),
     "plain attributes": Scenario(Attributes, shuffled()),
+    "losses added up with their graph": Scenario(AddsUpLosses, shuffled()),
+    "scripted module": Scenario(Scripted, shuffled()),
+    "a list with one entry for each epoch": Scenario(OneLevelAnEpoch, shuffled()),
+    "module that asks its Trainer": Scenario(
+        LogsLR, shuffled(), options=lambda root: {"logger": CSVLogger(root, name="csv"), "max_steps": 11}
+    ),
     "hooks of the module": Scenario(Hooked, shuffled()),
     "training_step returns None": Scenario(SometimesNone, shuffled()),
     "module that logs by hand": Scenario(UsesLogger, options=lambda root: {"logger": CSVLogger(root, name="csv")}),
@@ -422,7 +505,7 @@ class Fit:
         }
 
 
-ATTRIBUTES = ("seen", "average", "counts", "outputs", "ready")
+ATTRIBUTES = ("seen", "average", "counts", "outputs", "ready", "total")
 
 
 def plain(value: Any) -> Any:
@@ -547,3 +630,29 @@ def test_after_a_fault_in_the_trial_all_is_as_before_and_the_trainer_can_fit(
         assert (
             differences({key: expected[key] for key in ("weights", "batches", "optimizers", "counters")}, again) == []
         )
+
+
+def test_a_second_ctrl_c_on_the_way_back_waits_for_its_end(tmp_path: Path) -> None:
+    """The signal comes from within the restore itself, at every tenth of its parts."""
+    scenario = SCENARIOS["BatchNorm"]
+    parts = 0
+
+    class Interrupts(random.Random):
+        """Sends Ctrl-C when it gets its state back."""
+
+        def setstate(self, state: Any) -> None:
+            nonlocal parts
+            parts += 1
+            os.kill(os.getpid(), signal.SIGINT)
+            super().setstate(state)
+
+    fit = Fit(scenario, tmp_path / "with", completing_test())
+    fit.module.interrupts = [Interrupts(k) for k in range(5)]  # type: ignore[assignment]
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit.run()
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves Ctrl-C ignored
+    callbacks = fit.trainer.callbacks  # type: ignore[attr-defined]
+    marker = next(callback for callback in callbacks if isinstance(callback, Marker))
+    assert parts == 5
+    assert differences(marker.before, shape_of(fit.trainer)) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -173,6 +174,66 @@ def test_every_mode_sweeps_to_the_end(mode: Any) -> None:
     assert len(set(test.curve.lr)) == (10 if mode == "staircase" else 20)
 
 
+def test_a_lambda_with_factors_of_its_own_peaks_at_the_found_lr() -> None:
+    """The transformer recipe: base lr 1, all of the rate in the factor."""
+    noam = lambda module, optimizer: schedulers.LambdaLR(  # noqa: E731
+        optimizer, lambda k: 0.25 * min((k + 1) ** -0.5, (k + 1) * 8**-1.5)
+    )
+    test, lrs = LRRangeTest(), LRs()
+    trainer([test, lrs]).fit(Momentum(noam, lr=1.0), data())
+    assert test.suggestion is not None
+    assert max(rates[0] for rates in lrs.lr) == pytest.approx(test.suggestion.lr, rel=1e-12)
+
+
+def test_a_schedule_that_cannot_be_moved_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    class Own:
+        """As timm's: keeps its rates in an attribute of its own."""
+
+        def __init__(self, optimizer: Any) -> None:
+            self.optimizer, self.values = optimizer, [group["lr"] for group in optimizer.param_groups]
+
+        def step(self) -> None:
+            self.optimizer.param_groups[0]["lr"] = self.values[0]
+
+        def state_dict(self) -> dict[str, Any]:
+            return {}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            pass
+
+    class Net(Momentum):
+        def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+            scheduler.step()
+
+    with caplog.at_level("INFO"):
+        trainer([LRRangeTest()]).fit(Net(lambda module, optimizer: Own(optimizer)), data())
+    assert "not in Own, which keeps learning rates where they cannot be found" in line(caplog)
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "optimizer_step"])
+def test_a_module_that_sets_its_lr_itself_gets_no_suggestion(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Hand(Momentum):
+        def _set(self) -> None:
+            self.trainer.optimizers[0].param_groups[0]["lr"] = 0.01
+
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+            if hook == "on_train_batch_start":
+                self._set()
+
+        def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+            if hook == "optimizer_step":
+                self._set()
+            super().optimizer_step(*arguments, **named)
+
+    test, lrs = LRRangeTest(), LRs()
+    with caplog.at_level("INFO"):
+        trainer([test, lrs]).fit(Hand(), data())
+    assert test.curve is not None
+    assert test.curve.outcome == "overridden"
+    assert "no suggestion, because the module sets the learning rate of its steps itself" in line(caplog)
+    assert lrs.lr == [[0.01]] * 16
+
+
 # ----------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ("arguments", "error"),
@@ -300,6 +361,15 @@ def test_a_further_fit_of_the_same_trainer_uses_what_was_found() -> None:
     assert lrs.lr == [[test.suggestion.lr]] * 16
 
 
+def test_another_module_does_not_get_the_result_of_the_first() -> None:
+    test, lrs = LRRangeTest(num_steps=40), LRs()
+    fit = trainer([test, lrs], max_epochs=1)
+    fit.fit(Momentum(), data())
+    fit.fit_loop.max_epochs = 2
+    fit.fit(Momentum(lr=1e-4), data())
+    assert lrs.lr[8:] == [[1e-4]] * 8
+
+
 def test_a_fit_of_another_trainer_tests_anew() -> None:
     test = LRRangeTest(num_steps=40)
     trainer([test]).fit(Momentum(), data())
@@ -339,6 +409,24 @@ def test_without_a_report_no_file_is_written(tmp_path: Path) -> None:
     root = tmp_path / "root"
     trainer([LRRangeTest(report=False)], root).fit(Momentum(), data())
     assert not root.exists()
+
+
+def test_numpy_arguments_are_written_as_numbers(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    trainer([LRRangeTest(np.float32(1e-6), num_steps=np.int64(30))], root).fit(Momentum(), data())
+    assert json.loads((root / "lr_range_test" / "result.json").read_text())["settings"]["num_steps"] == 30
+
+
+def test_a_picture_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> Any:
+        raise RuntimeError("no latex")
+
+    monkeypatch.setattr("pl_onecycle.report.draw_range_test", fails)
+    test, lrs = LRRangeTest(), LRs()
+    with pytest.warns(UserWarning, match="could not be written .no latex"):
+        trainer([test, lrs], tmp_path / "root").fit(Momentum(), data())
+    assert test.suggestion is not None
+    assert lrs.lr == [[test.suggestion.lr]] * 16
 
 
 def test_a_directory_that_cannot_be_written_costs_a_warning_only(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_the_loss_panel_shows_raw_and_smoothed_losses_over_log_lr() -> None:
     figure = draw_range_test(curve("stopped"), None)
     (ax,) = figure.axes
     assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == (
-        "LR range test (stopped)",
+        "LR range test (stopped, no suggestion)",
         "learning rate",
         "training loss",
     )
@@ -301,7 +301,7 @@ def test_nothing_measured_is_an_empty_panel(measured: LossCurve, planned: OneCyc
     figure = draw_range_test(measured, None, planned)
     assert len(figure.axes[0].lines) == 0
     assert labels(figure.axes[0]) == []
-    assert figure.axes[0].get_title() == f"LR range test ({measured.outcome})"
+    assert figure.axes[0].get_title() == f"LR range test ({measured.outcome}, no suggestion)"
     assert len(rendered(figure)) > 1000
 
 

@@ -402,7 +402,7 @@ def test_pure_noise_is_refused_for_nine_of_ten_seeds(sd: float) -> None:
     ]
     refused = [reason for reason in reasons if reason is not None]
     assert len(refused) >= 90
-    assert all("which does not stand out of its noise of" in reason or reason == NO_FALL for reason in refused)
+    assert all("less than 2 times its noise of" in reason or reason == NO_FALL for reason in refused)
 
 
 def test_a_fall_of_four_times_the_noise_is_accepted_for_nine_of_ten_seeds() -> None:
@@ -418,7 +418,7 @@ def test_a_refusal_tells_the_fall_and_the_noise() -> None:
     # 4, 0, 4, 0 ...: the median of the first five is 4; second differences are +-8, 1.4826 * 8 / sqrt(6) = 4.84.
     curve = LossCurve((10**DECADES).tolist(), [4.0, 0.0] * 50)
     fall = 4 - curve.smoothed(0.3).min()
-    assert refusal(curve) == f"the loss falls by {fall:.3g}, which does not stand out of its noise of 4.84"
+    assert refusal(curve) == f"the loss falls by {fall:.3g}, less than 2 times its noise of 4.84"
 
 
 @pytest.mark.parametrize("method", ALL)

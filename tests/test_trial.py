@@ -126,6 +126,16 @@ def test_the_trainers_limits_do_not_cut_the_sweep(options: dict[str, Any]) -> No
     assert len(curve_of(Told(lambda call: 1.0), RangeTestPolicy(1e-4, 1.0, 30), **options)) == 30
 
 
+def test_a_group_that_joins_in_the_trial_is_left_alone() -> None:
+    class Unfreezes(SmallNet):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            groups = self.trainer.optimizers[0].param_groups
+            if batch_idx == 3 and len(groups) == 1:
+                self.trainer.optimizers[0].add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 0.5})
+
+    assert len(curve_of(Unfreezes(), SWEEP)) == 7
+
+
 def test_every_group_keeps_its_ratio_during_the_sweep() -> None:
     # D10: the peer sets every group to the same lr.
     class Two(Told):
