@@ -47,11 +47,11 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
     """Give ``trainer`` a fit loop of its own to train with, and afterwards everything back as it was.
 
     To be entered while ``trainer`` fits and its train loader is set up. Inside, ``callback`` is the only callback,
-    there are no schedulers and no validation, loggers take everything and write nothing, and epochs and steps count on
-    from where the fit stands. On the way out, also by an exception or Ctrl-C, all of that is undone: parameters,
-    buffers, gradients, flags, torchmetrics states, plain attributes, optimizer and scheduler state, gradient scaler,
-    random streams and generators, loaders with their samplers and persistent workers, callbacks, loggers and the
-    Trainer's own attributes.
+    schedules stand still, there is no validation, loggers take everything and write nothing, no checkpoint is saved,
+    and steps count on from where the fit stands. On the way out, also by an exception or Ctrl-C, all of that is undone:
+    parameters, buffers, gradients, flags, torchmetrics states, plain attributes, optimizer and scheduler state,
+    gradient scaler, random streams and generators, loaders with their samplers and persistent workers, callbacks,
+    loggers and the Trainer's own attributes.
 
     Args:
         trainer: A Trainer within ``fit``.
@@ -61,27 +61,27 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
         The fit loop, ready to advance.
     """
     with _Signals() as signals, ExitStack() as undo:
-        undo.callback(RandomState().restore)
-        undo.callback(_remember(trainer).restore)
-        loop = _fresh_loop(trainer)
-        _substitute_loaders(loop, undo)
-        trainer.fit_loop = loop
-        trainer._logger_connector = _LoggerConnector(trainer)
-        trainer.loggers = [_muted(logger) for logger in trainer.loggers]
-        trainer.callbacks = [callback]  # type: ignore[attr-defined]  # set by a connector
-        # Still to be asked by the module, but of no interval at which Lightning steps a schedule.
-        trainer.strategy.lr_scheduler_configs = [
-            replace(config, interval="") for config in trainer.lr_scheduler_configs
-        ]
-        trainer.save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
-        trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
-        trainer.limit_val_batches = 0
-        trainer.should_stop = False
-        fetcher = loop._data_fetcher
-        assert fetcher is not None
-        iter(fetcher)
-        undo.callback(fetcher.teardown)
         try:
+            undo.callback(RandomState().restore)
+            undo.callback(_remember(trainer).restore)
+            loop = _fresh_loop(trainer)
+            _substitute_loaders(loop, undo)
+            trainer.fit_loop = loop
+            trainer._logger_connector = _LoggerConnector(trainer)
+            trainer.loggers = [_muted(logger) for logger in trainer.loggers]
+            trainer.callbacks = [callback]  # type: ignore[attr-defined]  # set by a connector
+            # Still to be asked by the module, but of no interval at which Lightning steps a schedule.
+            trainer.strategy.lr_scheduler_configs = [
+                replace(config, interval="") for config in trainer.lr_scheduler_configs
+            ]
+            trainer.save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
+            trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
+            trainer.limit_val_batches = 0
+            trainer.should_stop = False
+            fetcher = loop._data_fetcher
+            assert fetcher is not None
+            iter(fetcher)
+            undo.callback(fetcher.teardown)
             yield loop
         finally:
             signals.wait = True
