@@ -134,7 +134,9 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
     A loss that is NaN or infinite always counts. A finite one counts where the median m of it and the two before
     rises above the best m so far by more than ``threshold`` times the fall so far:
 
-        m - best > threshold * max(start - best, 4 * noise)
+        m - best > threshold * max(start - best, 4 * (1 + 10 / n) * noise)
+
+    with the noise of the n losses so far (few show less of it than there is).
 
     Both sides are differences, so scaling or shifting the loss, also below zero, changes nothing.
 
@@ -162,7 +164,8 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
         start = float(np.median(loss[:START_POINTS]))
         best = np.minimum.accumulate(middle)
         for k in range(max(since, START_POINTS), end):
-            unit = max(start - best[k], 4 * _noise(loss[: k + 1]))
+            few = 1 + 10 / (k + 1)  # by chance, a handful of points shows far less noise than there is
+            unit = max(start - best[k], 4 * few * _noise(loss[: k + 1]))
             if middle[k] - best[k] > threshold * unit + 1e-9 * abs(best[k]):
                 return k
     return end if len(bad) else None

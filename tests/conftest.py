@@ -9,6 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
+
+# The same examples in every run: a failure is news about the code, not about the draw.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 # What Lightning or torch say about a Trainer on small data on a CPU. None of it is about this package.
 _NOT_OURS = (

@@ -223,6 +223,11 @@ def test_scale_and_shift_of_the_loss_change_nothing(method: Method, seed: int, s
     assert lr_of(moved, method) == lr_of(base, method)
 
 
+def test_a_handful_of_noisy_losses_is_no_explosion() -> None:
+    # Of this seed the first six losses happen to lie close together, and the next do not.
+    assert len(noisy(5282)) > 80
+
+
 @pytest.mark.parametrize("method", ALL)
 @given(seed=st.integers(0, 10_000), factor=st.floats(1e-6, 1e6))
 def test_scaling_the_lr_axis_scales_the_answer(method: Method, seed: int, factor: float) -> None:
