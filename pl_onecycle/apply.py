@@ -71,16 +71,17 @@ def apply_max_lr(
     in_schedulers = [
         (part, key, [to_new(value) for value in values])
         for part in parts
+        if not isinstance(part, OneCycleScheduler)
         for key in _SCHEDULER_KEYS
         if isinstance(values := getattr(part, key, None), list)
     ]
     for group, key, value in in_groups:
         write(group, key, value)
     for part, key, values in in_schedulers:
+        setattr(part, key, values)
+    for part in parts:
         if isinstance(part, OneCycleScheduler):
             part.set_max_lr(lr)
-        else:
-            setattr(part, key, values)
     changed = [f"{len(groups)} parameter group{'s' if len(groups) > 1 else ''}"]
     for scheduler in schedulers:
         name = type(scheduler).__name__

@@ -103,7 +103,7 @@ class LRRangeTest(pl.Callback):
         self.suggestion: Suggestion | None = None
         self._asked = False  # whether this fit has come to the point at which the test runs
         self._resumed = False  # whether the result came out of a checkpoint
-        self._tested: pl.LightningModule | None = None  # during a fit and further ones, the module of the result
+        self._tested: int | None = None  # id of the module of the result; a reference would travel with every pickle
 
     # ------------------------------------------------------------------------------------------ hooks
     @override
@@ -121,10 +121,10 @@ class LRRangeTest(pl.Callback):
         self._asked = True
         skip = self._reason_to_skip(trainer)
         if skip is None:
-            self._tested = pl_module
+            self._tested = id(pl_module)
             self._find(trainer)
             return
-        again = self.suggestion is not None and self.apply and not self._resumed and self._tested is pl_module
+        again = self.suggestion is not None and self.apply and not self._resumed and self._tested == id(pl_module)
         if again:  # a further fit of the same Trainer has made its optimizer anew
             assert self.suggestion is not None
             skip += f"; its max_lr {self.suggestion.lr:.3g} is set again in {', '.join(self._use(trainer))}"
