@@ -31,6 +31,7 @@ def apply_max_lr(
     schedulers: Sequence[Any] = (),
     module: torch.nn.Module | None = None,
     horizon: int = 1,
+    restart: bool = False,
 ) -> list[str]:
     """Make ``lr`` the peak learning rate of the group with the largest one.
 
@@ -45,6 +46,7 @@ def apply_max_lr(
             also inside ``SequentialLR`` and ``ChainedScheduler``.
         module: ``lr`` and ``learning_rate`` of it and of its ``hparams`` follow where they exist.
         horizon: How often a ``LambdaLR`` is stepped in the run; its largest factor is looked for there.
+        restart: Let a `OneCycleScheduler` begin a new cycle over the steps that are left.
 
     Returns:
         What was changed, for people, e.g. ``["OneCycleScheduler", "module.lr"]``.
@@ -81,13 +83,13 @@ def apply_max_lr(
         setattr(part, key, values)
     for part in parts:
         if isinstance(part, OneCycleScheduler):
-            part.set_max_lr(lr)
+            (part.restart if restart else part.set_max_lr)(lr)
     changed = [f"{len(groups)} parameter group{'s' if len(groups) > 1 else ''}"]
     for scheduler in schedulers:
         name = type(scheduler).__name__
         known = any(hasattr(part, key) for part in _parts(scheduler) for key in _SCHEDULER_KEYS)
         changed.append(name if known else f"not in {name}, which keeps learning rates where they cannot be found")
-    return changed + (_set_attributes(module, lr) if module is not None else [])
+    return changed + (set_attributes(module, lr) if module is not None else [])
 
 
 def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = (), horizon: int = 1) -> float:
@@ -114,8 +116,8 @@ def _parts(scheduler: Any) -> Iterator[Any]:
         yield from _parts(inner)
 
 
-def _set_attributes(module: torch.nn.Module, lr: float) -> list[str]:
-    """Set the learning rates that the module or its hparams carry as a number or None."""
+def set_attributes(module: torch.nn.Module, lr: float) -> list[str]:
+    """Set the learning rates that the module or its hparams carry as a number or None; return their names."""
     changed = []
     hparams = getattr(module, "hparams", {})
     for name in _MODULE_NAMES:

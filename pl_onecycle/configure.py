@@ -56,7 +56,7 @@ def configure_one_cycle(
     expect(isinstance(module, pl.LightningModule), "module", wanted, type(module).__name__, TypeError)
     if total_steps is None:
         total_steps = _trainer_steps(module)
-    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, preset=preset, **arguments)
+    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, preset=preset, only_real_steps=True, **arguments)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 
 

@@ -12,34 +12,27 @@ public way to run a second loop), ``_LoggerConnector`` (owns the logged metrics)
 """
 
 import copy
-import signal
-import threading
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from types import FrameType, ModuleType
+from operator import length_hint
+from types import FunctionType
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 from lightning.pytorch.loggers.logger import DummyExperiment, Logger
 from lightning.pytorch.loops import _FitLoop, _TrainingEpochLoop
+from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.utilities import _select_data_fetcher
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from pl_onecycle.memory import GENERATORS, Memory, RandomState
-
-# A container of more parts holds data, not what makes batches of them.
-MOST_PARTS = 100
-# Where the search for them ends.
-_NO_SOURCE = (type, ModuleType, str, bytes, int, float, type(None), Tensor, np.ndarray, pl.Trainer, pl.LightningModule)
+from pl_onecycle.memory import Memory, RandomState
+from pl_onecycle.signals import Signals
+from pl_onecycle.sources import NO_SOURCE, TakenFirst, Tape, gone_once_taken, leave_data_alone, remember_source
 
 
 @contextmanager
@@ -60,16 +53,22 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
     Yields:
         The fit loop, ready to advance.
     """
-    with _Signals() as signals, ExitStack() as undo:
+    with Signals() as signals, ExitStack() as undo:
         try:
             undo.callback(RandomState().restore)
-            undo.callback(_remember(trainer).restore)
+            tapes = _tapes(trainer)
+            undo.callback(_give_back, trainer, tapes)
+            memory = Memory()
+            undo.callback(memory.restore)
+            undo.callback(_warn_of_changes, _remember(trainer, memory, tapes))
             loop = _fresh_loop(trainer)
-            _substitute_loaders(loop, undo)
+            undo.callback(_tear_down, _substitute_loaders(loop, tapes))
             trainer.fit_loop = loop
             trainer._logger_connector = _LoggerConnector(trainer)
             trainer.loggers = [_muted(logger) for logger in trainer.loggers]
             trainer.callbacks = [callback]  # type: ignore[attr-defined]  # set by a connector
+            for config in trainer.lr_scheduler_configs:
+                config.scheduler.step = _nothing  # type: ignore[method-assign]  # the module may step it by hand
             # Still to be asked by the module, but of no interval at which Lightning steps a schedule.
             trainer.strategy.lr_scheduler_configs = [
                 replace(config, interval="") for config in trainer.lr_scheduler_configs
@@ -78,56 +77,24 @@ def isolated(trainer: pl.Trainer, callback: pl.Callback) -> Iterator[_FitLoop]:
             trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
             trainer.limit_val_batches = 0
             trainer.should_stop = False
-            fetcher = loop._data_fetcher
-            assert fetcher is not None
-            iter(fetcher)
-            undo.callback(fetcher.teardown)
             yield loop
         finally:
             signals.wait = True
 
 
-class _Signals:
-    """Ctrl-C and SIGTERM reach their handlers at once, but wait as long as ``wait`` is set.
-
-    So nothing comes between an end and its beginning: a second Ctrl-C cannot cut the way back short.
-    """
-
-    def __init__(self) -> None:
-        self.wait = False
-        self._held: list[tuple[int, FrameType | None]] = []
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers, and get no signals
-            for number in (signal.SIGINT, signal.SIGTERM):
-                handler = signal.getsignal(number)
-                if callable(handler):
-                    self._handlers[number] = handler
-                    signal.signal(number, self._handle)
-        return self
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wait:
-            self._held.append((number, frame))
-        else:
-            self._handlers[number](number, frame)
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        for number, frame in self._held[:1]:
-            self._handlers[number](number, frame)
-
-
 # ----------------------------------------------------------------------------------- what is remembered
-def _remember(trainer: pl.Trainer) -> Memory:
-    memory = Memory()
+def _remember(trainer: pl.Trainer, memory: Memory, tapes: list[Tape | None]) -> dict[int, Any]:
+    """Remember all that is owed back, and return what else the module holds, by id, see `_look_of`."""
     data = _train_loader(trainer).flattened
-    for loader in data:  # first, so that no data set is copied because something else refers to it
-        memory.remember_bindings(getattr(loader, "dataset", None))
+    for loader, tape in zip(data, tapes, strict=True):
+        if tape is not None:  # what is taken from it stays taken, so it stays as far as it has come
+            memory.leave_alone(loader)
+            memory.leave_alone(getattr(loader, "dataset", None))
+    can_start_over = [loader for loader, tape in zip(data, tapes, strict=True) if tape is None]
+    leave_data_alone(memory, can_start_over)
     memory.remember_bindings(getattr(trainer, "datamodule", None))
     memory.remember(trainer.lightning_module)
+    others = {key: (item, _look_of(item)) for key, item in memory.unknown.items() if _may_change(item)}
     memory.remember_attributes(trainer)
     memory.remember_attributes(trainer.strategy)
     memory.remember_attributes(trainer.precision_plugin)
@@ -135,28 +102,35 @@ def _remember(trainer: pl.Trainer) -> Memory:
     for config in trainer.lr_scheduler_configs:
         memory.remember_attributes(config.scheduler)
     seen: set[int] = set()
-    for loader in data:
-        _remember_source(memory, loader, seen)
-    return memory
+    for loader in can_start_over:
+        remember_source(memory, loader, seen)
+    return others
 
 
-def _remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4) -> None:
-    """Generators, samplers, modules and numbers in what batches are made by; never the data themselves."""
-    if id(source) in seen or isinstance(source, _NO_SOURCE):
-        return
-    seen.add(id(source))
-    if isinstance(source, (DataLoader, Sampler)):
-        memory.remember_attributes(source)
-    elif isinstance(source, (nn.Module, *GENERATORS)):
-        memory.remember(source)
-    elif not isinstance(source, (list, tuple, dict)):
-        memory.remember_bindings(source)
-    inside = source if isinstance(source, dict) else getattr(source, "__dict__", {})
-    # The workers behind `_iterator` are those of the real run, which nobody touches.
-    parts = source if isinstance(source, (list, tuple)) else [inside[key] for key in inside if key != "_iterator"]
-    if depth > 0 and len(parts) <= MOST_PARTS:
-        for part in parts:
-            _remember_source(memory, part, seen, depth - 1)
+# What the libraries keep in a module is theirs to look after.
+_LIBRARIES = ("torch", "lightning", "torchmetrics", "functools", "types")
+
+
+def _may_change(item: Any) -> bool:
+    home = type(item).__module__.partition(".")[0]
+    return home not in _LIBRARIES and not isinstance(item, (*NO_SOURCE, FunctionType))
+
+
+def _look_of(item: Any) -> Any:
+    """What can be seen of an object of any type without a copy: attributes, their lengths, items still to come."""
+    if not hasattr(item, "__dict__"):
+        return length_hint(item, -1) if isinstance(item, Iterator) else None
+    return {name: (id(value), len(value) if isinstance(value, Sized) else None) for name, value in vars(item).items()}
+
+
+def _warn_of_changes(others: dict[int, Any]) -> None:
+    changed = sorted({type(item).__name__ for item, look in others.values() if _look_of(item) != look})
+    if changed:
+        rank_zero_warn(
+            f"The module holds objects of type {', '.join(changed)} that its training has changed in a trial, and which"
+            " cannot be put back: only modules, optimizers, tensors, arrays, random generators, numbers, strings and"
+            " containers of them can."
+        )
 
 
 # ---------------------------------------------------------------------------------- what is substituted
@@ -169,6 +143,9 @@ def _fresh_loop(trainer: pl.Trainer) -> _FitLoop:
     loop.epoch_loop.batch_progress = copy.deepcopy(users.epoch_loop.batch_progress)
     loop.epoch_loop.automatic_optimization.optim_progress = copy.deepcopy(
         users.epoch_loop.automatic_optimization.optim_progress
+    )
+    loop.epoch_loop.manual_optimization.optim_step_progress = copy.deepcopy(
+        users.epoch_loop.manual_optimization.optim_step_progress
     )
     loop.epoch_loop._batches_that_stepped = users.epoch_loop._batches_that_stepped
     loop._data_source = users._data_source
@@ -191,19 +168,13 @@ class _EndlessEpochLoop(_TrainingEpochLoop):
         return self._is_training_done or bool(self.trainer.should_stop)
 
 
-def _substitute_loaders(loop: _FitLoop, undo: ExitStack) -> None:
+def _substitute_loaders(loop: _FitLoop, tapes: list[Tape | None]) -> _DataFetcher:
     """Let the loop fetch from the user's loaders anew.
 
-    The user's loaders are not asked for again, so hooks that build data sets run once. What is taken from those that
-    cannot be started anew is given to the real run again.
+    The user's loaders are not asked for again, so hooks that build data sets run once.
     """
     users = loop._combined_loader
     assert users is not None
-    assert users._iterator is not None
-    tapes = [
-        _Tape(source) if _gone_once_taken(part) else None
-        for part, source in zip(users.flattened, users._iterator.iterators, strict=True)
-    ]
     loader = copy.copy(users)
     loader._iterator = None
     loader.flattened = [tape or part for tape, part in zip(tapes, users.flattened, strict=True)]
@@ -213,57 +184,43 @@ def _substitute_loaders(loop: _FitLoop, undo: ExitStack) -> None:
     loop._combined_loader = loader
     loop._data_fetcher = _select_data_fetcher(loop.trainer, RunningStage.TRAINING)
     loop._data_fetcher.setup(loader)
-    undo.callback(_give_back, users, tapes)
+    return loop._data_fetcher
 
 
-class _Tape(Iterator[Any]):
-    """The user's own iterator over a source that cannot be started anew; remembers what it has given."""
-
-    def __init__(self, source: Iterator[Any]) -> None:
-        self.source = source
-        self.taken: deque[Any] = deque()
-
-    def __next__(self) -> Any:
-        batch = next(self.source)
-        self.taken.append(apply_to_collection(batch, Tensor, Tensor.clone))  # training may write into the batch
-        return batch
+def _tear_down(fetcher: _DataFetcher) -> None:
+    if fetcher.iterator is not None:  # one that never began has nothing to end, and says so by an error
+        fetcher.teardown()
 
 
-def _gone_once_taken(loader: Any) -> bool:
-    """Whether a loader or its data set is an iterator itself, or always hands out the same one."""
-    dataset = getattr(loader, "dataset", None)
-    if isinstance(loader, Iterator) or isinstance(dataset, Iterator):
-        return True
-    in_workers = getattr(loader, "num_workers", 0) > 0  # each has a copy of the data set, and knows how to ask it
-    return isinstance(dataset, IterableDataset) and not in_workers and iter(dataset) is iter(dataset)
+def _tapes(trainer: pl.Trainer) -> list[Tape | None]:
+    """One for each loader that cannot be started over."""
+    users = _train_loader(trainer)
+    assert users._iterator is not None
+    tapes: list[Tape | None] = []
+    for part, begun in zip(users.flattened, users._iterator.iterators, strict=True):
+        taken = gone_once_taken(part)
+        if taken is None:
+            tapes.append(None)
+        else:
+            tapes.append(Tape(begun if _has_begun(trainer) else iter(part), taken))
+    return tapes
 
 
-class _TakenFirst:
-    """A loader that gives the batches of a tape before its own; an epoch that leaves some leaves them to the next."""
-
-    def __init__(self, loader: Any, taken: deque[Any]) -> None:
-        self.loader, self.taken = loader, taken
-
-    def __iter__(self) -> Iterator[Any]:
-        return _taken_first(self.taken, iter(self.loader))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
+def _has_begun(trainer: pl.Trainer) -> bool:
+    """Whether the epoch goes on with the iterators that there are, and does not ask for new ones."""
+    loop = trainer.fit_loop
+    return trainer.current_epoch == 0 or loop.epoch_loop.restarting or getattr(loop, "is_resuming", False)
 
 
-def _taken_first(taken: deque[Any], source: Iterator[Any]) -> Iterator[Any]:
-    while taken:
-        yield taken.popleft()
-    yield from source
-
-
-def _give_back(users: CombinedLoader, tapes: list[_Tape | None]) -> None:
+def _give_back(trainer: pl.Trainer, tapes: list[Tape | None]) -> None:
     """Let the real run begin with the batches that were taken from it."""
+    users = _train_loader(trainer)
     assert users._iterator is not None
     for i, tape in enumerate(tapes):
         if tape is not None:
-            users._iterator.iterators[i] = _taken_first(tape.taken, tape.source)
-            users.flattened[i] = _TakenFirst(users.flattened[i], tape.taken)
+            users.flattened[i] = TakenFirst(users.flattened[i], tape)
+            if _has_begun(trainer):
+                users._iterator.iterators[i] = iter(users.flattened[i])
 
 
 def _train_loader(trainer: pl.Trainer) -> CombinedLoader:

@@ -43,6 +43,8 @@ class Memory:
         self._undo = ExitStack()
         # Also keeps the objects alive, so that an id is never used twice.
         self._seen: dict[int, Any] = {}
+        # What came by that this does not know how to put back, by id.
+        self.unknown: dict[int, Any] = {}
         self._kinds: tuple[tuple[Any, Callable[[Any], None]], ...] = (
             (Tensor, self._tensor),
             (np.ndarray, self._array),
@@ -63,6 +65,7 @@ class Memory:
                 self.leave_alone(value)  # from here on; it may refer to itself
                 keep(value)
                 return
+        self.unknown[id(value)] = value
 
     def leave_alone(self, value: Any) -> None:
         """Keep ``value`` by reference only, wherever it turns up."""
@@ -96,11 +99,13 @@ class Memory:
             self._undo.close()
         finally:
             self._seen.clear()
+            self.unknown.clear()
 
     # -------------------------------------------------------------------------------------- by type
     def _tensor(self, tensor: Tensor) -> None:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            return  # a lazy parameter has no content yet
+            self._undo.callback(_empty_again, tensor, type(tensor), tensor.data.device, tensor.data.dtype)
+            return
         alias, content = tensor.detach(), tensor.detach().clone()
         strided = alias.layout is torch.strided and not alias.is_nested
         expanded = strided and any(step == 0 < size - 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
@@ -136,6 +141,13 @@ class Memory:
             self._undo.callback(generator.set_state, generator.get_state())
 
     def _module(self, module: nn.Module) -> None:
+        kind = type(module)
+
+        def undo() -> None:
+            if type(module) is not kind:  # a lazy one that has become what it stands for
+                module.__class__ = kind
+
+        self._undo.callback(undo)
         self.remember(vars(module))
         # Scripted modules keep theirs elsewhere.
         self._items((*module.parameters(recurse=False), *module.buffers(recurse=False), *module.children()))
@@ -158,6 +170,14 @@ class Memory:
     def _items(self, items: Iterable[Any]) -> None:
         for item in items:
             self.remember(item)
+
+
+def _empty_again(tensor: Any, kind: type, device: torch.device, dtype: torch.dtype) -> None:
+    """Undo what ``materialize`` of a lazy parameter or buffer did."""
+    if type(tensor) is not kind:
+        tensor.grad = None
+        tensor.data = torch.empty(0, device=device, dtype=dtype)
+        tensor.__class__ = kind
 
 
 def _put_back(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:

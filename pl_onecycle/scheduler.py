@@ -3,28 +3,32 @@
 The only room that turns a `policy.py` schedule into learning rates and momenta of a real training run.
 """
 
-import warnings
+import weakref
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import Unpack, override
 
-from pl_onecycle.checks import expect, expect_number
+from pl_onecycle.checks import expect, expect_bool, expect_number
+from pl_onecycle.clock import Clock
 from pl_onecycle.param_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.presets import PolicyArguments, Preset, from_preset
+from pl_onecycle.real_step import after_real_step
 
 
 class OneCycleScheduler(LRScheduler):
     """One cycle of learning rate and momentum for every parameter group, to be stepped after each optimizer step.
 
     Writes the values of a `OneCyclePolicy` for the step to come. All of it is a function of the step alone, so a
-    resumed run goes on exactly. After the last step the final value is held. Groups keep their ratio to the largest lr;
-    groups added during training (e.g. by ``BackboneFinetuning``) join with the ratio that they come with. A group
-    without momentum, or whose momentum is 0, keeps it so; a tensor lr is written in place.
+    resumed run goes on exactly, and one that is resumed with another length without a jump, see `load_state_dict`.
+    After the last step the final value is held. Groups keep their ratio to the largest lr; groups added during
+    training (e.g. by ``BackboneFinetuning``) join with the ratio that they come with. A group without momentum, or
+    whose momentum is 0, keeps it so; a tensor lr is written in place.
 
     Args:
         optimizer: The optimizer; every group needs an ``lr``.
@@ -33,6 +37,8 @@ class OneCycleScheduler(LRScheduler):
         total_steps: Optimizer steps of the whole run, >= 1.
         preset: Schedule whose defaults are used, see `presets.from_preset`.
         last_epoch: The step to start from minus one; -1 starts anew.
+        only_real_steps: True does not count a `step` since whose last one the optimizer has not really stepped, as when
+            the gradient scaler of fp16 left the step out; `configure_one_cycle` sets it. False counts every call.
         arguments: Arguments of the preset, as ``pct_start`` or ``div_factor``.
 
     Raises:
@@ -67,29 +73,35 @@ class OneCycleScheduler(LRScheduler):
         *,
         preset: Preset = "smith",
         last_epoch: int = -1,
+        only_real_steps: bool = False,
         **arguments: Unpack[PolicyArguments],
     ) -> None:
         check_lrs(optimizer)
+        expect_bool("only_real_steps", only_real_steps)
+        self.only_real_steps = only_real_steps
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
+        self._clock = Clock()
         self._follow(from_preset(preset, max(max_lrs), total_steps, **arguments))
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
                 _join(group, lr)
         self._in_force = max(last_epoch, 0)  # the step whose values stand in the optimizer
+        self._has_stepped = True  # `super` counts the first step
         super().__init__(optimizer, last_epoch)
+        self._watch()
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole schedule; ``preset="fastai"`` has one more than the run, see there."""
-        return self.policy.total_steps
+        """Optimizer steps of the whole run; ``preset="fastai"`` has one more, see there."""
+        return int(self._clock.step_of(self.policy.total_steps - 1)) + 1
 
     @property
     def max_lrs(self) -> list[float]:
         """The peak learning rate of each group."""
         for group in self.optimizer.param_groups:
             if "cycle_momentum" not in group:  # joined during training: its lr was chosen beside those in force
-                own = float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._in_force)
+                own = float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._clock.position(self._in_force))
                 _join(group, float(group.get("max_lr", own)))
         return [float(group["max_lr"]) for group in self.optimizer.param_groups]
 
@@ -110,9 +122,28 @@ class OneCycleScheduler(LRScheduler):
             group["max_lr"] = lr
         self._write()
 
+    def restart(self, max_lr: float | Sequence[float] | None = None) -> None:
+        """Begin a new cycle at the current step, of the same shape, over what is left of the run.
+
+        Args:
+            max_lr: As for `set_max_lr`; None keeps the peaks.
+
+        Raises:
+            TypeError: Not a number.
+            ValueError: Out of range, or not as many as there are groups.
+        """
+        self.set_max_lr(self.max_lrs if max_lr is None else max_lr)
+        left = max(self.total_steps - self.last_epoch, 1)
+        self._clock = Clock.started(at=self.last_epoch)
+        self._follow(replace(self.policy, total_steps=left))
+        self._write()
+
     @override
     def step(self, epoch: int | None = None) -> None:
         """Write the values of the next step; call it once after every optimizer step."""
+        if self.only_real_steps and not self._has_stepped and epoch is None:
+            return
+        self._has_stepped = False
         super().step(epoch)  # the learning rates
         self._in_force = self.last_epoch
         self._write_momenta()
@@ -120,7 +151,8 @@ class OneCycleScheduler(LRScheduler):
     @override
     def get_lr(self) -> list[Any]:
         """Return the learning rate of each group at the current step."""
-        rates = {lr: self._policy_of(lr).lr(self.last_epoch) if lr > 0 else 0.0 for lr in set(self.max_lrs)}
+        position = self._clock.position(self.last_epoch)
+        rates = {lr: self._policy_of(lr).lr(position) if lr > 0 else 0.0 for lr in set(self.max_lrs)}
         return [rates[lr] for lr in self.max_lrs]
 
     @override
@@ -132,29 +164,74 @@ class OneCycleScheduler(LRScheduler):
             "step_count": self._step_count,
             "max_lrs": self.max_lrs,
             "policy": {name: getattr(value, "item", lambda value=value: value)() for name, value in policy.items()},
+            "clock": [list(knot) for knot in self._clock.knots],
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the saved schedule was.
+        """Go on where the saved schedule was, with its shape.
+
+        Where the run that goes on has another length than the saved one, the rest is replanned without a jump in
+        learning rate or momentum: what was left of the cycle is stretched evenly over what is left of the run, or,
+        where the cycle had ended, a new one rises from its last learning rate to the same peak.
 
         Warns:
-            UserWarning: The saved schedule was made for another number of steps; it is the one that goes on.
+            UserWarning: The rest was replanned, or nothing is left to plan.
         """
         wanted = "the state of a OneCycleScheduler"
         expect("policy" in state_dict, "state_dict", wanted, f"one with the keys {sorted(state_dict)}")
         asked = self.total_steps
+        self._clock = Clock(tuple((step, position) for step, position in state_dict["clock"]))
         self._follow(OneCyclePolicy(**state_dict["policy"]))
-        if asked != self.total_steps:
-            warnings.warn(
-                f"The one-cycle schedule was saved for {self.total_steps} steps and is resumed in a run of {asked};"
-                f" it goes on as saved, holding its last learning rate after step {self.total_steps - 1}.",
-                stacklevel=2,
-            )
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
+        if asked != self.total_steps:
+            self._replan(asked)
         for group, lr in zip(self.optimizer.param_groups, state_dict["max_lrs"], strict=False):
             group["max_lr"] = lr
         self._write()
+
+    def _replan(self, total_steps: int) -> None:
+        """Plan the rest for a run of ``total_steps``, from the values of the current step."""
+        saved, step, last = self.total_steps, self.last_epoch, total_steps - 1
+        if step >= last:
+            now = "which leaves nothing to plan: it goes on as saved"
+        elif step >= saved - 1:
+            lr, momentum = self.policy.lr(self.policy.total_steps), self.policy.momentum(self.policy.total_steps)
+            again = replace(
+                self.policy,
+                total_steps=total_steps - step,
+                pct_annihilation=0.0,
+                div_factor=max(self.policy.max_lr / lr, 1.0),
+                final_div_factor=1.0,
+                max_momentum=self.policy.max_momentum if momentum is None else momentum,
+            )
+            self._clock = Clock.started(at=step)
+            self._follow(again)
+            now = f"at its end: a new cycle rises from its last learning rate and ends with step {last}"
+        else:
+            joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
+            self._clock = self._clock.stretched(step, joints, last)
+            now = f"over which what was left of it is stretched, to end with step {last}"
+        rank_zero_warn(
+            f"The one-cycle schedule was saved for {saved} steps and is resumed at step {step} in a run of"
+            f" {total_steps}, {now}.",
+            stacklevel=3,
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Come back from a copy or a pickle, which carry no hooks of the optimizer."""
+        self.__dict__.update(state)
+        self._watch()
+
+    def _watch(self) -> None:
+        self._has_stepped = False
+        if not self.only_real_steps:
+            return
+        noted = weakref.WeakMethod(self._note_step)  # the optimizer must not keep the scheduler alive
+        after_real_step(self.optimizer, lambda: (note := noted()) and note())
+
+    def _note_step(self) -> None:
+        self._has_stepped = True
 
     def _policy_of(self, max_lr: float) -> OneCyclePolicy:
         if max_lr not in self._policies:
@@ -174,7 +251,7 @@ class OneCycleScheduler(LRScheduler):
         self._write_momenta()
 
     def _write_momenta(self) -> None:
-        momentum = self.policy.momentum(self.last_epoch)
+        momentum = self.policy.momentum(self._clock.position(self.last_epoch))
         if momentum is not None:
             for group in self.optimizer.param_groups:
                 if group["cycle_momentum"]:

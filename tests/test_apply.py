@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle.apply import apply_max_lr
+from pl_onecycle.apply import apply_max_lr, set_attributes
+from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
 from tests.fits import SmallNet
 
@@ -64,6 +65,7 @@ SCHEDULERS: dict[str, Build] = {
     "OneCycleScheduler fastai": lambda optimizer, lrs: OneCycleScheduler(optimizer, lrs, STEPS, preset="fastai"),
 }
 by_scheduler = pytest.mark.parametrize("build", SCHEDULERS.values(), ids=SCHEDULERS)
+others_than_ours = {name: build for name, build in SCHEDULERS.items() if not name.startswith("OneCycleScheduler")}
 
 
 def optimizer_with(lrs: Sequence[Any]) -> Optimizer:
@@ -190,6 +192,60 @@ def test_a_plateau_that_has_already_reduced_goes_on_from_the_found_lr() -> None:
     assert [lrs[0] for lrs in train(optimizer, scheduler, 3)] == pytest.approx([OLD, OLD, OLD / 10])
     apply_max_lr(FOUND, optimizer, [scheduler])  # it keeps no peak but the lr in force
     assert [lrs[0] for lrs in train(optimizer, scheduler, 3)] == pytest.approx([FOUND, FOUND / 10, FOUND / 100])
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 11], ids=lambda after: f"after {after} steps")
+@pytest.mark.parametrize("ratios", [[1.0], [1.0, 0.1], [0.1, 1.0]], ids=["one group", "two groups", "largest last"])
+def test_our_own_cycle_begins_anew_where_it_is_asked_to(ratios: list[float], after: int) -> None:
+    optimizer = optimizer_with([OLD * ratio for ratio in ratios])
+    scheduler = OneCycleScheduler(optimizer, None, STEPS)
+    before = list(train(optimizer, scheduler, after))
+    assert apply_max_lr(FOUND, optimizer, [scheduler], restart=True)[1:] == ["OneCycleScheduler"]
+    run = np.array(list(train(optimizer, scheduler, STEPS)))
+    rest = OneCyclePolicy(FOUND, STEPS - after)
+    assert (
+        before
+        == from_the_start(
+            lambda optimizer, lrs: OneCycleScheduler(optimizer, lrs, STEPS), [OLD * ratio for ratio in ratios]
+        )[:after]
+    )
+    assert run[:, ratios.index(1.0)].tolist() == [rest.lr(step) for step in range(STEPS)]
+    assert run == pytest.approx(np.array([[rest.lr(step) * ratio for ratio in ratios] for step in range(STEPS)]))
+    assert scheduler.total_steps == STEPS
+
+
+@pytest.mark.parametrize("build", others_than_ours.values(), ids=others_than_ours)
+@pytest.mark.parametrize("after", [0, 5], ids=lambda after: f"after {after} steps")
+def test_other_schedules_cannot_begin_anew_and_keep_their_place(build: Build, after: int) -> None:
+    runs = []
+    for restart in (False, True):
+        optimizer = optimizer_with([OLD, OLD / 10])
+        scheduler = build(optimizer, [OLD, OLD / 10])
+        list(train(optimizer, scheduler, after))
+        apply_max_lr(FOUND, optimizer, present(scheduler), restart=restart)
+        runs.append(list(train(optimizer, scheduler, STEPS - after)))
+    assert runs[0] == runs[1]
+
+
+def test_a_cycle_within_another_schedule_begins_anew_too() -> None:
+    optimizer = optimizer_with([OLD])
+    cycle = OneCycleScheduler(optimizer, None, STEPS)
+    both = schedulers.ChainedScheduler([cycle], optimizer=optimizer)
+    list(train(optimizer, both, 4))
+    apply_max_lr(FOUND, optimizer, [both], restart=True)
+    rest = OneCyclePolicy(FOUND, STEPS - 4)
+    assert [lr for [lr] in train(optimizer, both, STEPS)] == [rest.lr(step) for step in range(STEPS)]
+
+
+def test_only_the_schedules_that_are_given_are_touched() -> None:
+    """As with several optimizers, of which one has been tested."""
+    optimizer, other = optimizer_with([OLD]), optimizer_with([OLD, 2 * OLD])
+    scheduler, others = (OneCycleScheduler(each, None, STEPS) for each in (optimizer, other))
+    for each, schedule in ((optimizer, scheduler), (other, others)):
+        list(train(each, schedule, 3))
+    before = ([dict(group) for group in other.param_groups], others.state_dict())
+    apply_max_lr(FOUND, optimizer, [scheduler], restart=True)
+    assert ([dict(group) for group in other.param_groups], others.state_dict()) == before
 
 
 # ------------------------------------------------------------------------------------------- the optimizer
@@ -329,6 +385,13 @@ def test_a_module_without_learning_rates_gets_none() -> None:
     assert not hasattr(net, "learning_rate")
 
 
+def test_attributes_can_be_set_alone_and_are_named() -> None:
+    net = Net(learning_rate="auto")
+    assert set_attributes(net, FOUND) == ["hparams.lr", "module.lr"]
+    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
+    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
+
+
 def test_every_place_is_told_in_order() -> None:
     optimizer = optimizer_with([OLD, OLD])
     one_cycle = OneCycleScheduler(optimizer, None, STEPS)
@@ -359,6 +422,7 @@ def test_a_bad_lr_is_refused_before_anything_changes(lr: Any, error: type[Except
     optimizer = optimizer_with([OLD])
     scheduler = schedulers.StepLR(optimizer, 3)
     net = SmallNet(lr=OLD)
-    with pytest.raises(error, match=r"^Expected argument `lr` to be a finite number > 0 but got "):
-        apply_max_lr(lr, optimizer, [scheduler], net)
+    for restart in (False, True):
+        with pytest.raises(error, match=r"^Expected argument `lr` to be a finite number > 0 but got "):
+            apply_max_lr(lr, optimizer, [scheduler], net, restart=restart)
     assert (optimizer.param_groups[0]["lr"], scheduler.base_lrs, net.lr) == (OLD, [OLD], OLD)

@@ -20,10 +20,11 @@ CALLBACKS = [
 
 
 def arguments_of(callback: pl.Callback) -> dict[str, Any]:
-    """Constructor arguments as the callback has stored them."""
+    """Constructor arguments as the callback has stored them, but sequences, which YAML knows one kind of, as lists."""
     parser = ArgumentParser()
-    names = parser.add_class_arguments(type(callback), "it")
-    return {name.split(".")[-1]: getattr(callback, name.split(".")[-1]) for name in names}
+    names = [name.split(".")[-1] for name in parser.add_class_arguments(type(callback), "it")]
+    stored = {name: getattr(callback, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in stored.items()}
 
 
 @pytest.mark.parametrize("kind", CALLBACKS)

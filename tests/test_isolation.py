@@ -1,112 +1,136 @@
 """The trial is invisible: what a fit comes to with it equals what it comes to without it, bit for bit.
 
-One helper fits twice and compares everything. Scenarios (what is being trained) are crossed with exits (how the
-trial ends).
+One helper fits twice and compares everything. Scenarios (what is being trained, `scenarios.py`) are crossed with exits
+(how the trial ends, `faults.py`).
 """
 
-import os
+import inspect
 import random
 import signal
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager, _GeneratorContextManager
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pl_onecycle import LRRangeTest
-from tests.scenarios import SCENARIOS, Fit, Marker, Record, differences, in_trial, shape_of
+from pl_onecycle.isolation import isolated
+from tests.faults import FAULTS, Broken, fails
+from tests.fits import data
+from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, shape_of
 
-# -------------------------------------------------------------------------------------------------- exits
+# ---------------------------------------------------------------------------------------------- completed
 
 
-def completing_test(**arguments: Any) -> LRRangeTest:
-    return LRRangeTest(1e-5, 1e-2, 25, apply=False, **arguments)
+def completing_test() -> LRRangeTest:
+    return LRRangeTest(1e-5, 1e-2, 25, early_stop_threshold=None, apply=False)
+
+
+@cache
+def without_a_trial(name: str) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        return Fit((SCENARIOS | SMALL)[name], Path(folder) / "fit").run().outcome()
 
 
 @pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`.*")
+@pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module` and is already saved.*")
+@pytest.mark.filterwarnings("ignore:.*Your `IterableDataset` has `__len__` defined.*")
+@pytest.mark.filterwarnings("ignore:The module holds objects of type Record")  # one keeps the hooks of the trial there
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fit_with_a_completed_trial_equals_a_fit_without(name: str, tmp_path: Path) -> None:
-    scenario = SCENARIOS[name]
-    expected = Fit(scenario, tmp_path / "without", None).run().outcome()
+    expected = without_a_trial(name)
     test = completing_test()
-    fit = Fit(scenario, tmp_path / "with", test).run()
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", test).run()
     assert differences(expected, fit.outcome()) == []
+    assert len(fit.module.record.batches) > 0
+    if fit.scenario.resumed:
+        assert test.curve is None
+        return
     assert test.curve is not None
     assert test.curve.outcome == "completed"
-    assert len(test.curve) == scenario.points
+    assert len(test.curve) == fit.scenario.points
     assert len(set(test.curve.loss)) > 1  # it did train
-    assert len(expected["weights"]) > 0
 
 
 @pytest.mark.parametrize("name", ["momentum, weight decay, Nesterov", "BatchNorm", "shuffling"])
 def test_a_fit_with_a_diverged_trial_equals_a_fit_without(name: str, tmp_path: Path) -> None:
-    scenario = SCENARIOS[name]
-    expected = Fit(scenario, tmp_path / "without", None).run().outcome()
+    expected = without_a_trial(name)
     test = LRRangeTest(1e-4, 1e6, 60, apply=False)
-    assert differences(expected, Fit(scenario, tmp_path / "with", test).run().outcome()) == []
+    assert differences(expected, Fit(SCENARIOS[name], tmp_path / "fit", test).run().outcome()) == []
     assert test.curve is not None
     assert test.curve.outcome == "diverged"
 
 
-class Broken(Exception):
-    """What goes wrong in the middle of a trial."""
+# ------------------------------------------------------------------------------------------------- faults
+
+# What tells also of the fit that a fault has ended: its rows, and how many epochs Lightning has begun in all.
+OF_ALL_FITS = ("rows", "checkpoints")
 
 
-FAULTS = {"exception": Broken("on purpose"), "Ctrl-C": KeyboardInterrupt(), "exit": SystemExit(3)}
-
-
-def break_trial(fit: Fit, fault: BaseException | None, at_batch: int) -> Callable[[], None]:
-    """Raise ``fault`` in the training step of the trial's batch ``at_batch``; return how to mend it."""
-    step, count = fit.module.training_step, iter(range(10_000))
-
-    def broken(batch: Any, batch_idx: int) -> Any:
-        if in_trial(fit.module) and next(count) == at_batch and fault is not None:
-            raise fault
-        return step(batch, batch_idx)
-
-    fit.module.training_step = broken  # type: ignore[method-assign]
-    return lambda: setattr(fit.module, "training_step", step)
-
-
-@pytest.mark.parametrize("at_batch", [0, 3, 13])
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(
-    "name",
-    [
-        "momentum, weight decay, Nesterov",
-        "BatchNorm",
-        "two persistent workers",
-        "accumulation 4, last window short",
-        "plain attributes",
-        "EarlyStopping, ModelCheckpoint, LearningRateMonitor, CSVLogger",
-    ],
-)
-def test_after_a_fault_in_the_trial_all_is_as_before_and_the_trainer_can_fit(
-    name: str, fault: str, at_batch: int, tmp_path: Path
+def ended(
+    fit: Fit, strike: AbstractContextManager[Any], by: type[BaseException] | tuple[type[BaseException], ...]
 ) -> None:
-    scenario = SCENARIOS[name]
-    fit = Fit(scenario, tmp_path / "with", completing_test())
-    mend = break_trial(fit, FAULTS[fault], at_batch)
-    with pytest.raises((Broken, SystemExit)):  # Lightning turns Ctrl-C into an exit
-        fit.run()
-    callbacks = fit.trainer.callbacks  # type: ignore[attr-defined]
-    marker = next(callback for callback in callbacks if isinstance(callback, Marker))
-    assert differences(marker.before, shape_of(fit.trainer)) == []
+    """Let a fit be ended in its trial, and see that all is as before."""
+    with strike:
+        with pytest.raises(by):
+            fit.run()
+        assert differences(fit.marker.before, shape_of(fit.trainer)) == []
+    assert fit.module.record == Record(trial_hooks=fit.module.record.trial_hooks)  # the real run had not begun
     assert not list(fit.root.rglob("*.ckpt"))
     assert not list(fit.root.rglob("lr_range_test*"))
-    mend()
-    if fault != "Ctrl-C":  # after it Lightning itself ignores a further SIGINT, but a fit works alike
-        expected = Fit(scenario, tmp_path / "without", None).run().outcome()
-        vars(fit.module.record).update(vars(Record()))
-        again = fit.run().outcome()
-        assert (
-            differences({key: expected[key] for key in ("weights", "batches", "optimizers", "counters")}, again) == []
-        )
+
+
+MANY_FAULTS = ("plain attributes", "16-mixed and its gradient scale")
+ONE_FAULT = (
+    "momentum, weight decay, Nesterov",
+    "BatchNorm",
+    "two persistent workers, shuffling",
+    "data set with noise of every kind",
+    "accumulation 4, last window short",
+    "torchmetrics attribute",
+    "LazyLinear",
+    "GAN, two optimizers",
+    "EarlyStopping, ModelCheckpoint, LearningRateMonitor, CSVLogger",
+)
+
+
+@pytest.mark.filterwarnings("ignore:LR range test. the report could not be written.*")
+@pytest.mark.parametrize("at", [0, 13])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [(name, fault) for name in MANY_FAULTS for fault in FAULTS] + [(name, "exception") for name in ONE_FAULT],
+)
+def test_after_a_fault_in_the_trial_all_is_as_before_and_the_trainer_can_fit(
+    name: str, fault: str, at: int, tmp_path: Path
+) -> None:
+    expected = without_a_trial(name)
+    test = completing_test()
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", test)
+    ends, strike = FAULTS[fault].ends, FAULTS[fault].strikes(fit, at)
+    if ends is None:
+        with strike:
+            fit.run()
+        wrong = differences(expected, fit.outcome())
+    else:
+        ended(fit, strike, ends)
+        wrong = differences(expected, fit.run().outcome())
+    assert [part for part in wrong if ends is None or part not in OF_ALL_FITS] == []
+    assert test.curve is not None
+    assert test.curve.outcome == ("diverged" if "loss" in fault else "completed")
 
 
 def test_a_second_ctrl_c_on_the_way_back_waits_for_its_end(tmp_path: Path) -> None:
     """The signal comes from within the restore itself, at every tenth of its parts."""
-    scenario = SCENARIOS["BatchNorm"]
     parts = 0
 
     class Interrupts(random.Random):
@@ -115,16 +139,122 @@ def test_a_second_ctrl_c_on_the_way_back_waits_for_its_end(tmp_path: Path) -> No
         def setstate(self, state: Any) -> None:
             nonlocal parts
             parts += 1
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             super().setstate(state)
 
-    fit = Fit(scenario, tmp_path / "with", completing_test())
+    fit = Fit(SCENARIOS["BatchNorm"], tmp_path / "fit", completing_test())
     fit.module.interrupts = [Interrupts(k) for k in range(5)]  # type: ignore[assignment]
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         fit.run()
     signal.signal(signal.SIGINT, handler)  # Lightning leaves Ctrl-C ignored
-    callbacks = fit.trainer.callbacks  # type: ignore[attr-defined]
-    marker = next(callback for callback in callbacks if isinstance(callback, Marker))
     assert parts == 5
-    assert differences(marker.before, shape_of(fit.trainer)) == []
+    assert differences(fit.marker.before, shape_of(fit.trainer)) == []
+
+
+# --------------------------------------------------------------------------------------------- any moment
+
+
+def small(scenario: Scenario) -> Scenario:
+    """The same with five batches of eight."""
+    options = scenario.options
+    return replace(
+        scenario,
+        loader=lambda: data(40, 8, shuffle=True),
+        options=lambda root: options(root) | {"max_epochs": 1},
+    )
+
+
+SMALL = {
+    f"small {name}": small(SCENARIOS[name])
+    for name in (
+        "momentum, weight decay, Nesterov",
+        "BatchNorm",
+        "dropout",
+        "accumulation 4, last window short",
+        "16-mixed and its gradient scale",
+        "OneCycleLR",
+        "torchmetrics attribute",
+        "plain attributes",
+    )
+}
+
+Place = tuple[str, int]  # a file and a line
+
+
+class Moments:
+    """Counts the lines that run in a trial, from its first to the beginning of the way back, and acts before one.
+
+    Counted are those of this package, Lightning's loops and the module. On the way back signals are held back, so that
+    it has no moments.
+    """
+
+    homes = ("pl_onecycle/", "lightning/pytorch/loops/", "tests/scenarios.py")
+    begins, ends = inspect.unwrap(isolated).__code__, _GeneratorContextManager.__exit__.__code__
+
+    def __init__(self, place: Place | None = None, time: int = 1, act: Callable[[], object] = lambda: None) -> None:
+        self.place, self.time, self.act = place, time, act
+        self.count: Counter[Place] = Counter()
+        self.counting = self.over = False
+
+    def __enter__(self) -> "Moments":
+        self.tracer = sys.gettrace()
+        sys.settrace(self.on_call)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self.tracer)
+
+    def on_call(self, frame: FrameType, event: str, arg: Any) -> Any:
+        code = frame.f_code
+        if code is self.begins:
+            self.counting = not self.over
+        elif code is self.ends and frame.f_locals["self"].gen.gi_code is self.begins:
+            self.counting, self.over = False, True
+        return self.on_line if any(home in code.co_filename for home in self.homes) else None
+
+    def on_line(self, frame: FrameType, event: str, arg: Any) -> Any:
+        if event == "line" and self.counting:
+            place = frame.f_code.co_filename, frame.f_lineno
+            self.count[place] += 1
+            if place == self.place and self.count[place] == self.time:
+                self.counting, self.over = False, True
+                self.act()
+        return self.on_line
+
+
+@cache
+def moments(name: str) -> Counter[Place]:
+    """How often each line of the trial runs."""
+    with tempfile.TemporaryDirectory() as folder, Moments() as counter:
+        Fit(SMALL[name], Path(folder) / "fit", small_test()).run()
+    return counter.count
+
+
+def small_test() -> LRRangeTest:
+    return LRRangeTest(1e-5, 1e-2, 5, apply=False, report=False)
+
+
+ACTS = {
+    Broken: fails(Broken("on purpose")),
+    torch.cuda.OutOfMemoryError: fails(torch.cuda.OutOfMemoryError("CUDA out of memory.")),
+    SystemExit: fails(KeyboardInterrupt()),  # Lightning's answer to Ctrl-C
+}
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(name=st.sampled_from(sorted(SMALL)), ends=st.sampled_from(list(ACTS)), choice=st.data())
+def test_after_an_exception_at_any_moment_all_is_as_before_and_the_trainer_can_fit(
+    name: str, ends: type[BaseException], choice: st.DataObject
+) -> None:
+    expected, lines = without_a_trial(name), moments(name)
+    place = choice.draw(st.sampled_from(sorted(lines)), label="line")
+    time = choice.draw(st.integers(1, lines[place]), label="time")
+    handler = signal.getsignal(signal.SIGINT)
+    with tempfile.TemporaryDirectory() as folder:
+        fit = Fit(SMALL[name], Path(folder) / "fit", small_test())
+        ended(fit, Moments(place, time, ACTS[ends]), ends)
+        signal.signal(signal.SIGINT, handler)
+        found = fit.run().outcome()
+    assert [part for part in differences(expected, found) if part not in OF_ALL_FITS] == []

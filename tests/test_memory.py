@@ -2,6 +2,7 @@
 
 import random
 from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -250,6 +252,140 @@ def test_one_failing_restore_does_not_keep_the_others_from_theirs() -> None:
     with pytest.raises(RuntimeError, match="no"):
         memory.restore()
     assert (first, last) == ([1], [2])
+
+
+LAZY: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...], type[nn.Module]]] = {
+    # what: (module, shape of a batch, shape of another, what it becomes)
+    "LazyLinear": (lambda: nn.LazyLinear(4), (2, 3), (2, 5), nn.Linear),
+    "LazyLinear without bias": (lambda: nn.LazyLinear(4, bias=False), (2, 3), (2, 5), nn.Linear),
+    "LazyConv2d": (lambda: nn.LazyConv2d(4, 3), (2, 1, 6, 6), (2, 2, 7, 7), nn.Conv2d),
+    "LazyBatchNorm1d": (lambda: nn.LazyBatchNorm1d(), (8, 3), (8, 5), nn.BatchNorm1d),
+    "LazyInstanceNorm2d": (
+        lambda: nn.LazyInstanceNorm2d(affine=True, track_running_stats=True),
+        (2, 3, 4, 4),
+        (2, 5, 4, 4),
+        nn.InstanceNorm2d,
+    ),
+}
+
+
+def tensors_of(module: nn.Module) -> dict[str, Any]:
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def materialised(module: nn.Module, shape: tuple[int, ...]) -> dict[str, list[Any]]:
+    """What a module holds after it has seen a first batch, of the same seed at every call, and a step."""
+    torch.manual_seed(3)
+    module(torch.randn(shape)).square().mean().backward()
+    torch.optim.SGD(module.parameters(), lr=0.1).step()
+    return {name: tensor.tolist() for name, tensor in tensors_of(module).items()}
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in another module"])
+@pytest.mark.parametrize(("build", "shape", "other", "becomes"), LAZY.values(), ids=LAZY)
+def test_a_lazy_module_is_lazy_again(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    other: tuple[int, ...],
+    becomes: type[nn.Module],
+    inside: bool,
+) -> None:
+    expected = {each: materialised(build(), each) for each in (shape, other)}
+    lazy = build()
+    module = nn.Sequential(lazy) if inside else lazy
+    kind, tensors = type(lazy), tensors_of(lazy)
+    kinds = {name: type(tensor) for name, tensor in tensors.items()}
+    hooks = (len(lazy._forward_pre_hooks), len(lazy._load_state_dict_pre_hooks))
+    memory = Memory()
+    memory.remember(module)
+    materialised(module, shape)
+    assert type(lazy) is becomes
+    memory.restore()
+    assert type(lazy) is kind
+    assert all(tensors_of(lazy)[name] is tensor for name, tensor in tensors.items())
+    assert {name: type(tensor) for name, tensor in tensors_of(lazy).items()} == kinds
+    assert all(parameter.grad is None for parameter in lazy.parameters())
+    assert {tensor.data.numel() for tensor in lazy.parameters() if is_lazy(tensor)} == {0}  # holds no memory
+    assert (len(lazy._forward_pre_hooks), len(lazy._load_state_dict_pre_hooks)) == hooks
+    # As if it had never seen that batch: another shape will do, and gives the values of a new module.
+    assert materialised(lazy, other) == expected[other]
+    assert type(lazy) is becomes
+
+
+@pytest.mark.parametrize(("build", "shape", "other", "becomes"), LAZY.values(), ids=LAZY)
+def test_a_lazy_module_that_stayed_lazy_is_left_as_it_is(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    other: tuple[int, ...],
+    becomes: type[nn.Module],
+) -> None:
+    expected, lazy = materialised(build(), shape), build()
+    memory = Memory()
+    memory.remember(lazy)
+    memory.restore()
+    assert materialised(lazy, shape) == expected
+
+
+@pytest.mark.parametrize(("build", "shape", "other", "becomes"), LAZY.values(), ids=LAZY)
+def test_a_lazy_module_that_has_seen_a_batch_before_keeps_its_shape(
+    build: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    other: tuple[int, ...],
+    becomes: type[nn.Module],
+) -> None:
+    lazy = build()
+    values = materialised(lazy, shape)
+    memory = Memory()
+    memory.remember(lazy)
+    materialised(lazy, shape)
+    memory.restore()
+    assert type(lazy) is becomes
+    assert {name: tensor.tolist() for name, tensor in tensors_of(lazy).items()} == values
+
+
+def test_a_lazy_module_in_an_optimizer_trains_as_if_it_had_not_been_undone() -> None:
+    def trained(undone: bool) -> list[Any]:
+        lazy = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Linear(4, 1))
+        optimizer = torch.optim.AdamW(lazy.parameters(), lr=0.1)
+
+        def steps(features: int) -> None:
+            torch.manual_seed(4)
+            for _ in range(3):
+                optimizer.zero_grad()
+                lazy(torch.randn(8, features)).square().mean().backward()
+                optimizer.step()
+
+        if undone:
+            memory = Memory()
+            memory.remember([lazy, optimizer])
+            steps(7)
+            memory.restore()
+            assert optimizer.state == {}
+        torch.manual_seed(5)
+        steps(3)
+        return [tensor.tolist() for tensor in lazy.state_dict().values()]
+
+    torch.manual_seed(0)
+    expected = trained(undone=False)
+    torch.manual_seed(0)
+    assert trained(undone=True) == expected
+
+
+def test_what_is_not_known_is_named() -> None:
+    thing, lock = SimpleNamespace(count=0), object()
+    memory = Memory()
+    memory.remember({"a": thing, "b": [lock, thing], "c": (1, "text", None, 2.0, torch.zeros(1))})
+    assert list(memory.unknown.values()) == [thing, lock]
+    memory.restore()
+    assert memory.unknown == {}
+
+
+def test_what_is_left_alone_is_not_named() -> None:
+    thing = SimpleNamespace(count=0)
+    memory = Memory()
+    memory.leave_alone(thing)
+    memory.remember([thing])
+    assert memory.unknown == {}
 
 
 def test_every_global_random_stream_comes_back() -> None:

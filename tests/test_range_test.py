@@ -1,8 +1,11 @@
 """`LRRangeTest` in real fits: what it finds is what training then uses, and bad input costs nothing."""
 
 import csv
+import functools
 import json
 import math
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +13,15 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from tensorboard.backend.event_processing import event_accumulator
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle import LRRangeTest, OneCycleScheduler, configure_one_cycle, suggest
+from pl_onecycle import LossCurve, LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle, suggest
 from tests.fits import LRs, SmallNet, data, trainer
 from tests.test_trial import Told
 
@@ -234,6 +240,386 @@ def test_a_module_that_sets_its_lr_itself_gets_no_suggestion(hook: str, caplog: 
     assert lrs.lr == [[0.01]] * 16
 
 
+# ------------------------------------------------------------------------------- one optimizer of several
+class TwoNets(SmallNet):
+    """Two classifiers, each with an optimizer and schedulers of its own, trained by hand as the networks of a GAN."""
+
+    def __init__(self, lr: float = 0.01, scheduled: bool = True) -> None:
+        super().__init__(lr)
+        self.automatic_optimization = False
+        self.scheduled = scheduled
+        self.nets = nn.ModuleList([nn.Linear(8, 3), nn.Linear(8, 3)])
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        for net, optimizer in zip(self.nets, optimizers, strict=True):
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(self.loss_of(net, batch, optimizer))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+        schedules: Any = self.lr_schedulers() or []
+        for schedule in schedules:
+            schedule.step()
+
+    def loss_of(self, net: nn.Module, batch: Any, optimizer: Any) -> Any:
+        return nn.functional.cross_entropy(net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> Any:
+        first = torch.optim.SGD(self.nets[0].parameters(), lr=self.lr, momentum=0.9)
+        weight, bias = self.nets[1].parameters()
+        groups: list[dict[str, Any]] = [{"params": [weight]}, {"params": [bias], "lr": self.lr}]
+        second = torch.optim.SGD(groups, lr=2 * self.lr, momentum=0.9)
+        if not self.scheduled:
+            return [first, second]
+        halves = schedulers.StepLR(first, 4, gamma=0.5)
+        return [first, second], [halves, OneCycleScheduler(second, None, 16)]
+
+
+class AllLRs(pl.Callback):
+    """Records what each batch of the real run begins with: the lr of each group of each optimizer."""
+
+    def __init__(self) -> None:
+        self.lr: list[list[list[float]]] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.lr.append([[group["lr"] for group in optimizer.param_groups] for optimizer in trainer.optimizers])
+
+
+@pytest.mark.parametrize("scheduled", [True, False], ids=["with schedulers", "without"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_lr_of_one_optimizer_is_found_and_the_other_is_left_alone(
+    index: int, scheduled: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    test, found, own = LRRangeTest(optimizer=index, report=False), AllLRs(), AllLRs()
+    module = TwoNets(scheduled=scheduled)
+    with caplog.at_level("INFO"):
+        fit = trainer([test, found])
+        fit.fit(module, data())
+    trainer([own]).fit(TwoNets(scheduled=scheduled), data())
+    assert test.suggestion is not None
+    top = [0.01, 0.02][index]
+    scale = test.suggestion.lr / top
+    assert abs(scale - 1) > 0.1
+    # The lr of the other are those of a fit without a test; its own are as many times as large.
+    assert [lrs[1 - index] for lrs in found.lr] == [lrs[1 - index] for lrs in own.lr]
+    for lrs, before in zip(found.lr, own.lr, strict=True):
+        assert lrs[index] == pytest.approx([lr * scale for lr in before[index]], rel=1e-12)
+    assert max(max(lrs[index]) for lrs in found.lr) == test.suggestion.lr
+    assert module.lr == 0.01  # whose of the two would it be
+    groups = ["1 parameter group", "2 parameter groups"][index]
+    schedule = [", StepLR", ", OneCycleScheduler"][index] if scheduled else ""
+    assert f"max_lr {top} -> {test.suggestion.lr:.3g} (smith: " in line(caplog)
+    assert line(caplog).endswith(f", set in {groups}{schedule}.")
+    if scheduled:  # stepped by hand in the test, and at its place afterwards
+        assert [config.scheduler.last_epoch for config in fit.lr_scheduler_configs] == [16, 16]
+
+
+def test_an_optimizer_that_is_not_there_is_told_and_nothing_is_harmed() -> None:
+    module, before = TwoNets(), AllLRs()
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(
+        MisconfigurationException,
+        match=r"^The test needs the optimizer with index 2, and `TwoNets\.configure_optimizers` returned 2\.$",
+    ):
+        trainer([LRRangeTest(optimizer=2), before]).fit(module, data())
+    assert before.lr == []
+    assert all(torch.equal(value, weights[name]) for name, value in module.state_dict().items())
+
+
+def test_a_module_by_hand_with_one_optimizer_has_its_lr_attribute_set_too() -> None:
+    class ByHand(Momentum):
+        def __init__(self) -> None:
+            super().__init__(lambda module, optimizer: OneCycleScheduler(optimizer, None, 16))
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            optimizer.step()
+            schedule: Any = self.lr_schedulers()
+            schedule.step()
+
+    torch.manual_seed(0)
+    test, lrs, module = LRRangeTest(report=False), LRs(), ByHand()
+    trainer([test, lrs]).fit(module, data())
+    torch.manual_seed(0)
+    automatic, twin = LRRangeTest(report=False), LRs()
+    trainer([automatic, twin]).fit(Momentum(SCHEDULES["OneCycleScheduler"]), data())
+    assert test.suggestion is not None
+    assert test.curve == automatic.curve
+    assert module.lr == test.suggestion.lr
+    assert (lrs.lr, lrs.momentum) == (twin.lr, twin.momentum)
+
+
+# -------------------------------------------------------------------------------------------- milestones
+class Results(pl.Callback):
+    """Looks at a test at the start of each epoch, when it has run; to be listed behind it."""
+
+    def __init__(self, test: LRRangeTest) -> None:
+        self.test = test
+        self.curves: list[LossCurve] = []
+        self.lr: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self.test.curve is not None
+        assert self.test.suggestion is not None
+        self.curves.append(self.test.curve)
+        self.lr.append(self.test.suggestion.lr)
+
+
+class Valley(Momentum):
+    """Has the loss 1 + log10(lr / best)^2 after a step with ``lr``, with a best lr for each two epochs."""
+
+    def __init__(self, *best: float, schedule: Any = None) -> None:
+        super().__init__(schedule)
+        self.best, self.last = best, 1e-4
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        before, self.last = self.last, self.trainer.optimizers[0].param_groups[0]["lr"]
+        return 1 + math.log10(before / self.best[self.current_epoch // 2]) ** 2 + 0 * self.loss(batch)
+
+
+def with_milestones(*epochs: int, **arguments: Any) -> LRRangeTest:
+    return LRRangeTest(1e-4, num_steps=40, milestones=epochs, **({"report": False} | arguments))
+
+
+def in_valleys(test: LRRangeTest, schedule: Any) -> tuple[list[float], LRs, Valley]:
+    """Fit six epochs of eight batches; return the result that stands in each epoch, and what each step used."""
+    results, lrs, module = Results(test), LRs(), Valley(1.0, 0.5, 0.2, schedule=schedule)
+    trainer([test, results, lrs], max_epochs=6).fit(module, data())
+    # The best lr by "smith", to one step of the sweep: five decades in 39.
+    assert results.lr == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.02, 0.02], rel=10 ** (5 / 39) - 1)
+    return results.lr, lrs, module
+
+
+def test_at_each_milestone_a_new_cycle_begins_over_the_rest_with_the_peak_found_there(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level("INFO"):
+        found, lrs, _ = in_valleys(
+            with_milestones(2, 4), lambda module, optimizer: OneCycleScheduler(optimizer, None, 48)
+        )
+    assert (found[0], found[2], found[4]) == (found[1], found[3], found[5])
+    # Two epochs of a cycle of 6 * 8 steps, two of one of 4 * 8, and the whole of one of 2 * 8.
+    cycles = [OneCyclePolicy(found[0], 48), OneCyclePolicy(found[2], 32), OneCyclePolicy(found[4], 16)]
+    assert [lr for [lr] in lrs.lr] == [cycle.lr(step) for cycle in cycles for step in range(16)]
+    assert [value for [value] in lrs.momentum] == [cycle.momentum(step) for cycle in cycles for step in range(16)]
+    assert lrs.lr[-1] == [found[4] / 10 / 1e4]  # the last of them with its annihilation
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("LR range test (")]
+    assert len(said) == 3
+    peaks = [f"{lr:.3g}" for lr in (0.01, found[0], found[2], found[4])]
+    assert [f"max_lr {peaks[i]} -> {peaks[i + 1]} (" in said[i] for i in range(3)] == [True] * 3
+
+
+@pytest.mark.parametrize("name", ["no scheduler", "StepLR", "OneCycleLR", "CosineAnnealingLR", "LambdaLR"])
+def test_other_schedules_keep_their_place_and_are_scaled_at_a_milestone(name: str) -> None:
+    schedules: dict[str, Any] = {
+        "no scheduler": None,
+        "StepLR": lambda module, optimizer: schedulers.StepLR(optimizer, 8, gamma=0.5),
+        "OneCycleLR": lambda module, optimizer: schedulers.OneCycleLR(optimizer, 0.01, total_steps=48, pct_start=0.5),
+        "CosineAnnealingLR": lambda module, optimizer: schedulers.CosineAnnealingLR(optimizer, 48),
+        "LambdaLR": lambda module, optimizer: schedulers.LambdaLR(optimizer, lambda k: 1 / (1 + k / 8)),
+    }
+    plain = LRs()
+    trainer([plain], max_epochs=6).fit(Momentum(schedules[name]), data())
+    found, lrs, module = in_valleys(with_milestones(2, 4), schedules[name])
+    assert module.lr == found[-1]
+    expected = [lr * found[step // 8] / 0.01 for step, [lr] in enumerate(plain.lr)]
+    assert [lr for [lr] in lrs.lr] == pytest.approx(expected, rel=1e-9)
+    assert lrs.momentum == plain.momentum
+    if name == "StepLR":  # halved after every epoch
+        assert lrs.lr[::8] == pytest.approx(np.array([[lr / 2**epoch] for epoch, lr in enumerate(found)]))
+
+
+def test_each_test_has_a_report_and_curves_of_its_own(tmp_path: Path) -> None:
+    test = with_milestones(2, 4, report=True)
+    results, logger = Results(test), TensorBoardLogger(tmp_path, name="run")
+    trainer([test, results], logger=logger, max_epochs=6).fit(Valley(1.0, 0.5, 0.2), data())
+    names = ["lr_range_test", "lr_range_test_epoch_2", "lr_range_test_epoch_4"]
+    folders = sorted(folder for folder in Path(logger.log_dir).iterdir() if folder.is_dir())
+    assert [folder.name for folder in folders] == names
+    events = event_accumulator.EventAccumulator(logger.log_dir)
+    events.Reload()
+    tags = {tag for tag in events.Tags()["scalars"] if tag.startswith("lr_range_test")}
+    assert tags == {f"{name}/{kind}" for name in names for kind in ("lr", "loss", "smoothed_loss")}
+    for folder, curve, lr in zip(folders, results.curves[::2], results.lr[::2], strict=True):
+        result = json.loads((folder / "result.json").read_text())
+        assert result["curve"]["lr"] == list(curve.lr)
+        assert result["suggestion"]["lr"] == lr
+        assert result["settings"]["milestones"] == [2, 4]
+        assert (folder / f"{folder.name}.png").exists()
+        points = events.Scalars(f"{folder.name}/loss")
+        assert [point.value for point in points] == pytest.approx(list(curve.loss), rel=1e-6)
+
+
+def test_milestones_that_only_suggest_change_nothing() -> None:
+    plain = LRs()
+    schedule = SCHEDULES["OneCycleScheduler"]
+    trainer([plain], max_epochs=6).fit(Momentum(schedule), data())
+    found, lrs, module = in_valleys(with_milestones(2, 4, apply=False), schedule)
+    assert len(set(found)) == 3
+    assert (lrs.lr, lrs.momentum) == (plain.lr, plain.momentum)
+    assert module.lr == 0.01
+
+
+@pytest.mark.parametrize("milestones", [(3,), [3], (3, 3), (3, 77), [0 + 3, 1]], ids=repr)
+def test_milestones_may_be_a_list_repeat_and_lie_beyond_the_end(milestones: Any) -> None:
+    test = LRRangeTest(1e-4, num_steps=40, milestones=milestones, report=False)
+    results = Results(test)
+    trainer([test, results], max_epochs=4).fit(Valley(1.0, 0.5), data())
+    assert test.milestones is milestones
+    changed = [epoch for epoch in range(1, 4) if results.curves[epoch] is not results.curves[epoch - 1]]
+    assert changed == sorted({epoch for epoch in milestones if epoch < 4})
+
+
+def test_a_milestone_that_gives_no_suggestion_leaves_the_cycle_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Flat(Valley):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            return loss if self.current_epoch == 0 else 1 + 0 * loss
+
+    test, lrs = with_milestones(1), LRs()
+    with caplog.at_level("INFO"):
+        trainer([test, lrs]).fit(Flat(1.0, schedule=SCHEDULES["OneCycleScheduler"]), data())
+    [first, second] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("LR range test (")]
+    peak = max(lr for [lr] in lrs.lr)
+    assert f"-> {peak:.3g} (" in first
+    assert (
+        f"no suggestion, because the loss does not fall anywhere in the sweep; training goes on with lr {peak:.3g}"
+        in second
+    )
+    assert [lr for [lr] in lrs.lr] == [OneCyclePolicy(peak, 16).lr(step) for step in range(16)]
+    assert test.suggestion is None
+
+
+def test_a_backbone_that_is_unfrozen_at_a_milestone_is_in_the_new_cycle() -> None:
+    class Backbone(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head = nn.Linear(8, 16), nn.Linear(16, 3)
+            self.net = nn.Sequential(self.backbone, nn.ReLU(), self.head)
+
+        def configure_optimizers(self) -> Any:
+            head = [weight for weight in self.parameters() if weight.requires_grad]
+            return configure_one_cycle(self, torch.optim.SGD(head, lr=0.1, momentum=0.9))
+
+    finetuning = BackboneFinetuning(1, backbone_initial_ratio_lr=0.5, verbose=False)  # half the lr of the head
+    test = with_milestones(1)
+    results, lrs = Results(test), LRs()
+    trainer([finetuning, test, results, lrs]).fit(Backbone(), data())
+    first, second = OneCyclePolicy(results.lr[0], 16), OneCyclePolicy(results.lr[1], 8)
+    assert results.lr[0] != results.lr[1]
+    assert lrs.lr[:8] == [[first.lr(step)] for step in range(8)]
+    assert [head for head, _ in lrs.lr[8:]] == [second.lr(step) for step in range(8)]
+    assert [backbone for _, backbone in lrs.lr[8:]] == pytest.approx([second.lr(step) / 2 for step in range(8)])
+    assert lrs.momentum[8:] == [[second.momentum(step)] * 2 for step in range(8)]
+
+
+def test_milestones_find_the_lr_of_one_optimizer_of_several() -> None:
+    class TwoValleys(TwoNets):
+        """The loss of each is lowest where its lr is 1 in the first epoch, and 0.5 in the second."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = [1e-4, 1e-4]
+
+        def loss_of(self, net: nn.Module, batch: Any, optimizer: Any) -> Any:
+            index = int(net is self.nets[1])
+            before, self.last[index] = self.last[index], optimizer.param_groups[0]["lr"]
+            distance = math.log10(before / [1.0, 0.5][self.current_epoch])
+            return 1 + distance**2 + 0 * super().loss_of(net, batch, optimizer)
+
+    test, lrs = with_milestones(1, optimizer=1), AllLRs()
+    results = Results(test)
+    trainer([test, results, lrs]).fit(TwoValleys(), data())
+    assert results.lr == pytest.approx([0.1, 0.05], rel=10 ** (5 / 39) - 1)
+    cycles = [OneCyclePolicy(results.lr[0], 16), OneCyclePolicy(results.lr[1], 8)]
+    assert [second[0] for _, second in lrs.lr] == [cycle.lr(step) for cycle in cycles for step in range(8)]
+    assert [first[0] for first, _ in lrs.lr] == [0.01 / 2 ** (step // 4) for step in range(16)]
+
+
+class SelfContained(SmallNet):
+    """A module that brings its data, as LightningCLI needs one without a data module."""
+
+    def train_dataloader(self) -> Any:
+        return data()
+
+
+def test_lightning_cli_reads_optimizer_and_milestones_from_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    config = tmp_path / "config.yaml"
+    config.write_text("""
+trainer:
+  {max_epochs: 3, accelerator: cpu, devices: 1, log_every_n_steps: 1, logger: false, enable_checkpointing: false,
+   enable_progress_bar: false, enable_model_summary: false, callbacks: [{class_path: pl_onecycle.LRRangeTest,
+   init_args: {min_lr: 1.0e-4, num_steps: 40, milestones: [1, 2], optimizer: 0}}]}
+""")
+    cli = LightningCLI(
+        SelfContained,
+        save_config_callback=None,
+        seed_everything_default=False,
+        args=["fit", "--config", str(config), f"--trainer.default_root_dir={tmp_path / 'root'}"],
+    )
+    callbacks: list[Any] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    [test] = [callback for callback in callbacks if isinstance(callback, LRRangeTest)]
+    assert list(test.milestones) == [1, 2]
+    assert test.optimizer == 0
+    folders = sorted(path.name for path in (tmp_path / "root").iterdir())
+    assert folders == ["lr_range_test", "lr_range_test_epoch_1", "lr_range_test_epoch_2"]
+
+
+# ---------------------------------------------------------------------------- a sweep that raises
+class Explodes(Valley):
+    """Its weights are infinite after a step with an lr above 2, and then its loss raises, as many do."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        [weight, *_] = self.parameters()
+        if self.last > 2 and weight.isfinite().all():
+            with torch.no_grad():
+                weight.fill_(math.inf)
+        elif self.last > 2:
+            nn.functional.binary_cross_entropy(self.net(batch[0]).softmax(1)[:, 0], batch[0][:, 0].sigmoid())
+        return loss
+
+
+def test_a_loss_that_raises_when_it_diverges_ends_the_sweep_and_not_the_fit(caplog: pytest.LogCaptureFixture) -> None:
+    test, lrs, module = with_milestones(), LRs(), Explodes(1.0)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    said = "^A trial has diverged and ended in RuntimeError: all elements of input"
+    with caplog.at_level("INFO"), pytest.warns(UserWarning, match=said):
+        trainer([test, lrs]).fit(module, data())
+    assert test.curve is not None
+    assert test.curve.outcome == "diverged"
+    # 1e-4 * 10^(5 k / 39) is above 2 from k = 34 on: 4.3 / 5 * 39 = 33.55.
+    assert len(test.curve) == 35
+    assert math.isnan(test.curve.loss[-1])
+    assert all(math.isfinite(loss) for loss in test.curve.loss[:-1])
+    assert "LR range test (35 of 40 steps, diverged): max_lr 0.01 -> " in line(caplog)
+    assert test.suggestion is not None
+    assert lrs.lr == [[test.suggestion.lr]] * 16
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())  # of slope zero
+
+
+def test_an_exception_of_another_cause_ends_the_fit_and_leaves_the_model_as_it_was() -> None:
+    class Fails(SmallNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            if batch_idx == 5:
+                raise ValueError("a bad row")
+            return super().training_step(batch, batch_idx)
+
+    module, lrs = Fails(), LRs()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match="a bad row"):
+        trainer([LRRangeTest(), lrs]).fit(module, data())
+    assert lrs.lr == []
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
 # ----------------------------------------------------------------------------------------------- bad input
 @pytest.mark.parametrize(
     ("arguments", "error"),
@@ -255,6 +641,21 @@ def test_a_module_that_sets_its_lr_itself_gets_no_suggestion(hook: str, caplog: 
         pytest.param({"method": "magic"}, ValueError, id="method"),
         pytest.param({"early_stop_threshold": 0.0}, ValueError, id="threshold"),
         pytest.param({"apply": "yes"}, TypeError, id="apply"),
+        pytest.param({"optimizer": -1}, ValueError, id="optimizer below zero"),
+        pytest.param({"optimizer": "a"}, TypeError, id="optimizer by name"),
+        pytest.param({"optimizer": 1.0}, TypeError, id="float optimizer"),
+        pytest.param({"optimizer": True}, TypeError, id="bool optimizer"),
+        pytest.param({"optimizer": None}, TypeError, id="no optimizer"),
+        pytest.param({"milestones": (0,)}, ValueError, id="milestone zero"),
+        pytest.param({"milestones": [5, -1]}, ValueError, id="negative milestone"),
+        pytest.param({"milestones": [1.5]}, TypeError, id="milestone within an epoch"),
+        pytest.param({"milestones": [True]}, TypeError, id="bool milestone"),
+        pytest.param({"milestones": ["5"]}, TypeError, id="milestone as a string"),
+        pytest.param({"milestones": "5"}, TypeError, id="milestones as a string"),
+        pytest.param({"milestones": 5}, TypeError, id="one milestone"),
+        pytest.param({"milestones": True}, TypeError, id="bool milestones"),
+        pytest.param({"milestones": None}, TypeError, id="no milestones"),
+        pytest.param({"milestones": {5}}, TypeError, id="set of milestones"),
     ],
 )
 def test_bad_arguments_are_told_in_one_sentence(arguments: dict[str, Any], error: type[Exception]) -> None:
@@ -332,11 +733,14 @@ def test_a_resumed_fit_does_not_test_again_and_knows_its_result(
     resumed = trainer([again, lrs])
     with caplog.at_level("INFO"):
         resumed.fit(module, data(), ckpt_path=saved.best_model_path)
-    assert "skipped, as this run has been tested at its start" in line(caplog)
+    assert f"skipped, as this run was tested in epoch 0; its max_lr {module.lr:.3g} is set again in module.lr." in line(
+        caplog
+    )
     assert resumed.global_step == 16
     assert len(lrs.lr) == 8
     assert again.curve == first.curve
     assert again.suggestion == first.suggestion
+    assert module.lr == first.suggestion.lr  # type: ignore[union-attr]
     # The uninterrupted run's learning rates, at every step.
     whole, whole_lrs = LRRangeTest(num_steps=40), LRs()
     torch.manual_seed(0)
@@ -379,6 +783,262 @@ def test_a_fit_of_another_trainer_tests_anew() -> None:
     assert test.curve is not None
     assert test.curve.loss == (1.0,) * 40
     assert test.suggestion is None
+
+
+# ---------------------------------------------------------------------------------------- interrupted runs
+def same_batches() -> Any:
+    """Eight batches an epoch, all alike: a loader that starts over in the middle of an epoch gives what it would."""
+    features, labels = next(iter(data()))
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(features.repeat(8, 1), labels.repeat(8)), 32)
+
+
+class Interrupt(pl.Callback):
+    """Raises in a hook at a step of the real run, or at an epoch."""
+
+    def __init__(self, fault: BaseException, hook: str, *, step: int | None = None, epoch: int | None = None) -> None:
+        self.fault, self.step, self.epoch = fault, step, epoch
+        setattr(self, hook, self._raise)
+
+    def _raise(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step or (self.step is None and trainer.current_epoch == self.epoch):
+            raise self.fault
+
+
+class Stopped(Exception):
+    """What ends a run on purpose."""
+
+
+# How a run of three epochs of eight steps ends: (what interrupts it, when checkpoints are saved, the last one's step).
+INTERRUPTIONS: dict[str, tuple[Callable[[], Interrupt], dict[str, Any], int]] = {
+    "in an epoch, saved every step": (
+        lambda: Interrupt(Stopped(), "on_train_batch_end", step=11),
+        {"every_n_train_steps": 1},
+        10,  # the interruption comes before the checkpoint of its step
+    ),
+    "Ctrl-C in an epoch, saved every fifth step": (
+        lambda: Interrupt(KeyboardInterrupt(), "on_train_batch_start", step=13),
+        {"every_n_train_steps": 5},
+        10,
+    ),
+    "in the first epoch": (
+        lambda: Interrupt(Stopped(), "on_train_batch_start", step=6),
+        {"every_n_train_steps": 3},
+        6,
+    ),
+    "in an epoch, saved every epoch": (
+        lambda: Interrupt(Stopped(), "on_train_batch_start", step=14),
+        {"every_n_epochs": 1},
+        8,
+    ),
+    "at the start of an epoch, saved every epoch": (
+        lambda: Interrupt(KeyboardInterrupt(), "on_train_epoch_start", epoch=2),
+        {"every_n_epochs": 1},
+        16,
+    ),
+    "at the end of an epoch, saved every step": (
+        lambda: Interrupt(Stopped(), "on_train_epoch_end", epoch=1),
+        {"every_n_train_steps": 1},
+        16,
+    ),
+    "at the start of an epoch, saved every eighth step": (
+        lambda: Interrupt(Stopped(), "on_train_epoch_start", epoch=1),
+        {"every_n_train_steps": 8},
+        8,
+    ),
+    "in the last epoch, saved every third step": (
+        lambda: Interrupt(Stopped(), "on_train_batch_start", step=22),
+        {"every_n_train_steps": 3},
+        21,
+    ),
+}
+
+
+def saving(interruption: str, folder: Path) -> pl.Callback:
+    return ModelCheckpoint(folder, "{step}", save_top_k=-1, **INTERRUPTIONS[interruption][1])
+
+
+RESUMED: dict[str, Any] = {
+    "OneCycleScheduler": lambda module, optimizer: OneCycleScheduler(
+        optimizer, None, int(module.trainer.estimated_stepping_batches)
+    ),
+    "OneCycleLR": lambda module, optimizer: schedulers.OneCycleLR(optimizer, 0.01, total_steps=24, pct_start=0.25),
+    "no scheduler": None,
+}
+resuming = pytest.mark.filterwarnings(
+    "ignore:.*You're resuming from a checkpoint that ended before the epoch ended.*",
+    "ignore:.*callbacks used to create the checkpoint need to be provided.*",
+)
+
+
+def begun(
+    name: str, milestones: tuple[int, ...], *others: Any, **options: Any
+) -> tuple[pl.Trainer, Momentum, Any, LRs]:
+    """A Trainer and a module, the same at every call; the test in it and what each step will have used."""
+    torch.manual_seed(0)
+    test, lrs = with_milestones(*milestones), LRs()
+    return trainer([test, lrs, *others], **({"max_epochs": 3} | options)), Momentum(RESUMED[name]), test, lrs
+
+
+@functools.cache
+def uninterrupted(name: str, milestones: tuple[int, ...] = ()) -> tuple[Any, LRs]:
+    fit, module, test, lrs = begun(name, milestones)
+    fit.fit(module, same_batches())
+    return test, lrs
+
+
+def resumed_from(
+    interruption: str, folder: Path, name: str, milestones: tuple[int, ...] = (), max_epochs: int = 3
+) -> tuple[int, pl.Trainer, Any, LRs]:
+    """Interrupt a run and resume it: from which step, the Trainer, its test, and what each step used."""
+    interrupt, _, step = INTERRUPTIONS[interruption]
+    fit, module, *_ = begun(name, milestones, interrupt(), saving(interruption, folder), enable_checkpointing=True)
+    with pytest.raises((Stopped, KeyboardInterrupt, SystemExit)):
+        fit.fit(module, same_batches())
+    fit, module, test, lrs = begun(name, milestones, max_epochs=max_epochs)
+    fit.fit(module, same_batches(), ckpt_path=str(folder / f"step={step}.ckpt"))
+    return step, fit, test, lrs
+
+
+def count_of_tests(caplog: pytest.LogCaptureFixture) -> int:
+    return sum(record.getMessage().startswith("LR range test (") for record in caplog.records)
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_as_it_was() -> Iterator[None]:
+    """Lightning leaves it ignored."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+
+
+@resuming
+@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("interruption", INTERRUPTIONS)
+def test_a_resumed_run_trains_with_the_rates_of_the_uninterrupted_one(
+    interruption: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, expected = uninterrupted(name)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        step, fit, test, lrs = resumed_from(interruption, tmp_path, name)
+    assert fit.global_step == 24
+    assert len(expected.lr) == 24
+    assert max(lr for [lr] in expected.lr) == pytest.approx(whole.suggestion.lr, rel=1e-12)
+    assert (lrs.lr, lrs.momentum) == (expected.lr[step:], expected.momentum[step:])
+    # The result came with the checkpoint: only the interrupted run has tested.
+    assert count_of_tests(caplog) == 1
+    assert (test.curve, test.suggestion) == (whole.curve, whole.suggestion)
+
+
+@resuming
+@pytest.mark.parametrize("interruption", INTERRUPTIONS)
+def test_a_resumed_module_has_the_found_lr_in_its_attribute(interruption: str, tmp_path: Path) -> None:
+    _, fit, test, _ = resumed_from(interruption, tmp_path, "no scheduler")
+    module: Any = fit.lightning_module
+    assert module.lr == test.suggestion.lr
+
+
+@resuming
+@pytest.mark.parametrize(
+    ("interruption", "name"),
+    [(interruption, "OneCycleScheduler") for interruption in INTERRUPTIONS]
+    + [("in an epoch, saved every step", name) for name in ("OneCycleLR", "no scheduler")],
+)
+def test_a_resumed_run_repeats_no_milestone_and_leaves_out_none(
+    interruption: str, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, expected = uninterrupted(name, (1, 2))
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        step, fit, test, lrs = resumed_from(interruption, tmp_path, name, (1, 2))
+    assert fit.global_step == 24
+    assert (lrs.lr, lrs.momentum) == (expected.lr[step:], expected.momentum[step:])
+    assert (test.curve, test.suggestion) == (whole.curve, whole.suggestion)
+    # Each epoch begins with a test. The interrupted run has begun so many, and the resumed one begins those behind the
+    # checkpoint's step.
+    begun = {"in the first epoch": 1, "at the start of an epoch, saved every epoch": 3}
+    begun["in the last epoch, saved every third step"] = 3
+    assert count_of_tests(caplog) == begun.get(interruption, 2) + 2 - (step - 1) // 8
+
+
+@resuming
+def test_a_milestone_is_not_repeated_where_lightning_starts_its_epoch_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Saves(pl.Callback):
+        def on_exception(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "interrupted.ckpt")
+
+    starts: list[int] = []
+    interrupt = Interrupt(Stopped(), "on_train_epoch_start", epoch=2)
+    fit, module, before, _ = begun("OneCycleScheduler", (1, 2), interrupt, Saves())
+    with pytest.raises(Stopped):
+        fit.fit(module, same_batches())
+    starts_again = pl.callbacks.LambdaCallback(on_train_epoch_start=lambda *_: starts.append(1))
+    fit, module, test, lrs = begun("OneCycleScheduler", (1, 2), starts_again)
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        fit.fit(module, same_batches(), ckpt_path=str(tmp_path / "interrupted.ckpt"))
+    assert len(starts) == 1
+    assert count_of_tests(caplog) == 0
+    assert (test.curve, test.suggestion) == (before.curve, before.suggestion)
+    assert lrs.lr[0] == [OneCyclePolicy(before.suggestion.lr, 8).lr(0)]
+
+
+@resuming
+@pytest.mark.parametrize("interruption", INTERRUPTIONS)
+def test_a_run_that_is_resumed_for_more_epochs_goes_on_without_a_jump_to_its_new_end(
+    interruption: str, tmp_path: Path
+) -> None:
+    whole, expected = uninterrupted("OneCycleScheduler")
+    with pytest.warns(UserWarning, match=r"saved for 24 steps and is resumed at step \d+ in a run of 48, over which"):
+        step, fit, test, lrs = resumed_from(interruption, tmp_path, "OneCycleScheduler", max_epochs=6)
+    assert test.suggestion == whole.suggestion
+    assert fit.global_step == 48
+    rates, planned = [lr for [lr] in lrs.lr], [lr for [lr] in expected.lr]
+    assert len(rates) == 48 - step
+    assert (lrs.lr[0], lrs.momentum[0]) == (expected.lr[step], expected.momentum[step])
+    assert (lrs.lr[-1], lrs.momentum[-1]) == (expected.lr[-1], expected.momentum[-1])
+    if step <= OneCyclePolicy(1.0, 24).peak_step:
+        assert max(rates) == test.suggestion.lr
+    assert np.abs(np.diff(rates)).max() <= np.abs(np.diff(planned)).max() * (1 + 1e-12)
+
+
+@resuming
+@pytest.mark.parametrize("interruption", INTERRUPTIONS)
+def test_milestones_of_a_resumed_run_that_only_suggest_are_invisible(interruption: str, tmp_path: Path) -> None:
+    interrupt, _, step = INTERRUPTIONS[interruption]
+    fit = trainer([interrupt(), saving(interruption, tmp_path)], max_epochs=3, enable_checkpointing=True)
+    with pytest.raises((Stopped, KeyboardInterrupt, SystemExit)):
+        fit.fit(Momentum(), data(shuffle=True))
+
+    def resumed(*callbacks: pl.Callback) -> list[Any]:
+        torch.manual_seed(1)
+        module = Momentum()
+        fit = trainer(callbacks, max_epochs=3)
+        fit.fit(module, data(shuffle=True), ckpt_path=str(tmp_path / f"step={step}.ckpt"))
+        weights = [value.tolist() for value in module.state_dict().values()]
+        return [weights, fit.global_step, torch.rand(1).item()]
+
+    test = with_milestones(1, 2, apply=False)
+    with_test = resumed(test)
+    assert with_test == resumed()
+    assert (test.curve is None) == (step > 16)
+
+
+@resuming
+def test_a_test_that_a_resumed_run_asks_for_anew_runs_at_its_milestone(tmp_path: Path) -> None:
+    """The run that was interrupted had no milestone, and no test at all."""
+    saved = ModelCheckpoint(tmp_path, "{step}", every_n_epochs=1, save_top_k=-1)
+    schedule = lambda module, optimizer: OneCycleScheduler(optimizer, None, 24)  # noqa: E731
+    trainer([saved], tmp_path, enable_checkpointing=True, max_epochs=1).fit(Momentum(schedule), same_batches())
+    test, lrs = with_milestones(2), LRs()
+    resumed = trainer([test, lrs], tmp_path, max_epochs=3)
+    resumed.fit(Momentum(schedule), same_batches(), ckpt_path=str(tmp_path / "step=8.ckpt"))
+    assert test.suggestion is not None
+    before, new = OneCyclePolicy(0.01, 24), OneCyclePolicy(test.suggestion.lr, 8)
+    expected = [before.lr(step) for step in range(8, 16)] + [new.lr(step) for step in range(8)]
+    assert [lr for [lr] in lrs.lr] == expected
 
 
 # ----------------------------------------------------------------------------------------------- report

@@ -1,11 +1,14 @@
 """The scheduler: what real torch optimizers hold at each step is what the policy says."""
 
 import copy
+import gc
 import io
 import math
 import pickle
 import warnings
+import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -352,6 +355,7 @@ def test_state_is_these_plain_values() -> None:
             "max_momentum": 0.95,
             "decay": None,
         },
+        "clock": [[0, 0]],
     }
 
 
@@ -475,21 +479,11 @@ def test_moved_peak_survives_a_resume() -> None:
     assert play(again, resumed, N) == play(optimizer, scheduler, N)
 
 
-@pytest.mark.parametrize("asked", [N - 5, N + 5, 1])
-def test_resume_with_another_length_warns_and_goes_on_as_saved(asked: int) -> None:
+@pytest.mark.parametrize("at", [0, 6, N, N + 3])
+def test_resume_with_the_same_length_says_nothing(at: int) -> None:
     optimizer = sgd()
     scheduler = OneCycleScheduler(optimizer, 1.0, N)
-    play(optimizer, scheduler, 6)
-    again = sgd()
-    resumed = OneCycleScheduler(again, 1.0, asked)
-    with pytest.warns(UserWarning, match=rf"saved for {N} steps and is resumed in a run of {asked};.*step {N - 1}\.$"):
-        resumed.load_state_dict(scheduler.state_dict())
-    assert resumed.total_steps == N
-    assert play(again, resumed, N) == play(optimizer, scheduler, N)
-
-
-def test_resume_with_the_same_length_says_nothing() -> None:
-    scheduler = OneCycleScheduler(sgd(), 1.0, N)
+    play(optimizer, scheduler, at)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         OneCycleScheduler(sgd(), 2.0, N, preset="torch").load_state_dict(scheduler.state_dict())
@@ -506,6 +500,579 @@ def test_scheduler_built_on_a_resumed_optimizer_starts_at_the_step_after_last_ep
     resumed = OneCycleScheduler(again, 1.0, N, last_epoch=at - 1)
     assert resumed.last_epoch == at
     assert play(again, resumed, N) == play(optimizer, scheduler, N)
+
+
+# ----------------------------------------------------------------------------- resumed in a run of another length
+# With plateaus; of 40 steps.
+SHAPES: dict[str, dict[str, Any]] = {
+    "smith": {"pct_plateau": 0.1},
+    "torch": {"pct_plateau": 0.1},
+    "torch_three_phase": {"pct_plateau": 0.1},
+    "fastai": {"pct_plateau": 0.1},
+    "exp_decay": {"rampup_epochs": 8, "sustain_epochs": 4, "exp_decay": 0.9, "cycle_momentum": True},
+}
+LONG = 40
+
+
+def places(preset: Any) -> dict[str, int]:
+    """A step in the middle of each phase, and the peak."""
+    policy = presets.from_preset(preset, 1.0, LONG, **SHAPES[preset])
+    middles = {f"in the {phase.name}": phase.start + max(phase.span // 2, 1) for phase in policy.phases}
+    return {"at the start": 0, "at the peak": policy.peak_step} | middles
+
+
+PLACES = [pytest.param(preset, at, id=f"{preset} {place}") for preset in SHAPES for place, at in places(preset).items()]
+
+
+def cycle(total_steps: int, preset: Any = "smith", kind: str = "sgd") -> tuple[Optimizer, OneCycleScheduler]:
+    """An optimizer of two groups, the second at a fifth of the first, and its cycle with the peak 1."""
+    rates = [{"params": weights(), "lr": lr} for lr in (0.5, 0.1)]
+    optimizer: Optimizer = torch.optim.Adam(rates) if kind == "adam" else torch.optim.SGD(rates, momentum=0.9)
+    return optimizer, OneCycleScheduler(optimizer, 1.0, total_steps, preset=preset, **SHAPES[preset])
+
+
+def resumed_from(
+    optimizer: Optimizer, scheduler: OneCycleScheduler, total_steps: int, preset: Any = "smith", kind: str = "sgd"
+) -> tuple[Optimizer, OneCycleScheduler]:
+    """The same from a file, in a run of ``total_steps``."""
+    states = saved({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()})
+    again, resumed = cycle(total_steps, preset, kind)
+    again.load_state_dict(states["optimizer"])
+    resumed.load_state_dict(states["scheduler"])
+    return again, resumed
+
+
+def run_with(preset: Any, at: int, asked: int, kind: str = "sgd") -> tuple[list[float], list[float | None]]:
+    """The curves of a run that is planned for `LONG` steps, interrupted at ``at`` and resumed with ``asked``."""
+    optimizer, scheduler = cycle(LONG, preset, kind)
+    before = play(optimizer, scheduler, at)
+    with pytest.warns(UserWarning, match=f"is resumed at step {at} in a run of"):
+        again, resumed = resumed_from(optimizer, scheduler, asked, preset, kind)
+    for (lr, momentum), (saved_lr, saved_momentum) in zip(held(again), held(optimizer), strict=True):  # no jump
+        assert lr == pytest.approx(saved_lr, rel=1e-12)
+        assert momentum == pytest.approx(saved_momentum, rel=1e-12)
+    after = play(again, resumed, asked + 10 + (preset == "fastai") - at)
+    assert all(used[1][0] == pytest.approx(used[0][0] / 5, rel=1e-12) for used in after)
+    assert resumed.total_steps == asked + (preset == "fastai")  # which never trains at its last value
+    return group_of(before + after)
+
+
+@pytest.mark.parametrize("asked", [LONG + 1, 2 * LONG + 7, 10 * LONG], ids=lambda asked: f"{asked} steps")
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize(("preset", "at"), PLACES)
+def test_resume_in_a_longer_run_stretches_what_is_left_without_a_jump(
+    preset: Any, at: int, kind: str, asked: int
+) -> None:
+    policy = presets.from_preset(preset, 1.0, LONG, **SHAPES[preset])
+    lr, momentum = run_with(preset, at, asked, kind)
+    last = asked - 1 + (preset == "fastai")
+    assert lr[: at + 1] == [policy.lr(step) for step in range(at + 1)]
+    assert momentum[: at + 1] == [policy.momentum(step) for step in range(at + 1)]
+    assert max(lr) == 1.0
+    assert min(momentum[:last]) == 0.85  # type: ignore[type-var]
+    if at <= policy.peak_step:
+        assert 1.0 in lr[at:]
+    # To exactly the old end, which is held and not reached before.
+    assert lr[last:] == [policy.lr(policy.total_steps)] * 11
+    assert momentum[last:] == [policy.momentum(policy.total_steps)] * 11
+    assert lr[last - 1] > lr[last]
+    # A slower clock never takes a larger step than the plan did; a curve between whole steps is a little steeper.
+    planned = np.abs(np.diff([policy.lr(step) for step in range(policy.total_steps)]))
+    assert np.abs(np.diff(lr)).max() <= planned.max() * 1.01
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize(("preset", "at"), PLACES)
+def test_resume_in_a_shorter_run_compresses_what_is_left_without_a_jump(preset: Any, at: int, kind: str) -> None:
+    policy = presets.from_preset(preset, 1.0, LONG, **SHAPES[preset])
+    asked = at + max(2, (LONG - at) * 2 // 3)
+    lr, momentum = run_with(preset, at, asked, kind)
+    last = asked - 1 + (preset == "fastai")
+    assert lr[: at + 1] == [policy.lr(step) for step in range(at + 1)]
+    assert momentum[: at + 1] == [policy.momentum(step) for step in range(at + 1)]
+    if at <= policy.peak_step:
+        assert max(lr[at:]) == 1.0
+        assert 0.85 in momentum[at:]
+    assert lr[last:] == [policy.lr(policy.total_steps)] * 11
+    assert momentum[last:] == [policy.momentum(policy.total_steps)] * 11
+
+
+def test_steps_of_a_run_that_is_resumed_twice_as_long_use_these_values() -> None:
+    # Eight steps: three up, four down, one of annihilation; resumed at step 2, with 5 steps left, in 10.
+    arguments: dict[str, Any] = {"pct_annihilation": 0.125, "final_div_factor": 10}
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, 8, **arguments)
+    assert group_of(play(optimizer, scheduler, 2))[0] == pytest.approx([0.1, 0.4])
+    again = sgd()
+    resumed = OneCycleScheduler(again, 1.0, 13, **arguments)
+    with pytest.warns(
+        UserWarning,
+        match=r"^The one-cycle schedule was saved for 8 steps and is resumed at step 2 in a run of 13, over which what"
+        r" was left of it is stretched, to end with step 12\.$",
+    ):
+        resumed.load_state_dict(scheduler.state_dict())
+    lr, momentum = group_of(play(again, resumed, 13))
+    # 0.7 at step 2, the peak at 2 + 1 * 2 = 4, down by 0.9 / 4 in each two steps to step 2 + 5 * 2 = 12, whose value is
+    # that of the annihilation: 0.1 / 10. On the way it comes as near to 0.1 as half of such a step.
+    assert lr == pytest.approx(
+        [0.7, 0.85, 1.0, 0.8875, 0.775, 0.6625, 0.55, 0.4375, 0.325, 0.2125, 0.01, 0.01, 0.01], rel=1e-12
+    )
+    # In step with it: 0.1 for 0.9 up and down.
+    assert momentum == pytest.approx([0.95 - (value - 0.1) / 9 for value in lr[:10]] + [0.95, 0.95, 0.95], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("over", [0, 1, 7], ids=lambda over: f"{over} steps after its end")
+@pytest.mark.parametrize("preset", SHAPES)
+def test_a_run_that_had_ended_rises_again_from_its_last_lr_and_comes_back_to_it(
+    preset: Any, over: int, kind: str
+) -> None:
+    policy = presets.from_preset(preset, 1.0, LONG, **SHAPES[preset])
+    at, asked = LONG + over, LONG + over + 30
+    lr, momentum = run_with(preset, at, asked, kind)
+    last = asked - 1 + (preset == "fastai")
+    start = policy.lr(at)
+    assert lr[at] == pytest.approx(start, rel=1e-12)
+    assert max(lr[at:]) == 1.0
+    assert lr[at:].index(1.0) > 4  # a rise
+    assert min(momentum[at:]) == 0.85  # type: ignore[type-var]
+    # Of the 30 steps 0.2 go up and 0.1 stay; from step 9 on the decay leaves 0.9 of the way at each of 20 steps.
+    end = start + (1 - start) * 0.9**20 if preset == "exp_decay" else start
+    assert lr[last:] == pytest.approx([end] * 11, rel=1e-12)
+    assert momentum[last:] == [momentum[last]] * 11
+    assert np.abs(np.diff(lr[at:])).max() < 0.25  # no jump within 30 steps up and down
+
+
+def test_steps_of_a_run_that_had_ended_and_goes_on_use_these_values() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, 6, pct_annihilation=1 / 3, final_div_factor=10)
+    play(optimizer, scheduler, 6)
+    again = sgd()
+    resumed = OneCycleScheduler(again, 1.0, 11, pct_annihilation=1 / 3, final_div_factor=10)
+    with pytest.warns(
+        UserWarning,
+        match=r"^The one-cycle schedule was saved for 6 steps and is resumed at step 6 in a run of 11, at its end: a"
+        r" new cycle rises from its last learning rate and ends with step 10\.$",
+    ):
+        resumed.load_state_dict(scheduler.state_dict())
+    lr, momentum = group_of(play(again, resumed, 7))
+    # Five steps from 1/10/10 = 0.01: half of them up by 0.99, the rest down, without another annihilation.
+    assert lr == pytest.approx([0.01, 0.505, 1.0, 0.505, 0.01, 0.01, 0.01], rel=1e-12)
+    assert momentum == pytest.approx([0.95, 0.9, 0.85, 0.9, 0.95, 0.95, 0.95], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize(
+    ("at", "asked"), [(3, 25), (3, 60), (20, 25), (20, 60), (LONG, 60)], ids=lambda steps: f"{steps}"
+)
+@pytest.mark.parametrize("preset", SHAPES)
+@pytest.mark.filterwarnings("error")
+def test_a_state_saved_after_a_replan_goes_on_exactly_without_a_warning(
+    preset: Any, at: int, asked: int, kind: str
+) -> None:
+    optimizer, scheduler = cycle(LONG, preset, kind)
+    play(optimizer, scheduler, at)
+    with pytest.warns(UserWarning, match="is resumed at step"):
+        second, replanned = resumed_from(optimizer, scheduler, asked, preset, kind)
+    play(second, replanned, 2)
+    assert saved(replanned.state_dict()) == replanned.state_dict()
+    third, resumed = resumed_from(second, replanned, asked, preset, kind)
+    assert resumed.state_dict() == replanned.state_dict()
+    assert held(third) == held(second)
+    assert play(third, resumed, asked) == play(second, replanned, asked)
+
+
+def test_a_run_can_be_replanned_twice() -> None:
+    optimizer, scheduler = cycle(LONG)
+    play(optimizer, scheduler, 10)
+    with pytest.warns(UserWarning, match="saved for 40 steps and is resumed at step 10 in a run of 70"):
+        second, longer = resumed_from(optimizer, scheduler, 70)
+    play(second, longer, 10)
+    with pytest.warns(UserWarning, match="saved for 70 steps and is resumed at step 20 in a run of 50"):
+        third, shorter = resumed_from(second, longer, 50)
+    assert held(third) == held(second)
+    assert shorter.total_steps == 50
+    lr, _ = group_of(play(third, shorter, 35))
+    assert max(lr) == 1.0  # the peak, at step 16 of the first plan, is ahead still
+    assert lr[29:] == [scheduler.policy.lr(LONG)] * 6
+
+
+@pytest.mark.parametrize("asked", [1, 5, 6, 7], ids=lambda asked: f"{asked} steps")
+def test_a_run_with_nothing_left_to_plan_goes_on_as_saved(asked: int) -> None:
+    optimizer, scheduler = cycle(LONG)
+    play(optimizer, scheduler, 6)
+    with pytest.warns(
+        UserWarning,
+        match=rf"^The one-cycle schedule was saved for {LONG} steps and is resumed at step 6 in a run of {asked}, which"
+        r" leaves nothing to plan: it goes on as saved\.$",
+    ):
+        again, resumed = resumed_from(optimizer, scheduler, asked)
+    assert resumed.total_steps == LONG
+    assert play(again, resumed, LONG) == play(optimizer, scheduler, LONG)
+
+
+@many
+@given(st.integers(1, 60), st.integers(0, 70), st.integers(1, 120), st.floats(1e-4, 10))
+def test_any_replan_is_without_a_jump_and_ends_with_the_run(
+    total_steps: int, at: int, more: int, max_lr: float
+) -> None:
+    asked = at + 1 + more
+    optimizer = sgd(0.1, 0.02)
+    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps)
+    play(optimizer, scheduler, at)
+    again = sgd(0.1, 0.02)
+    resumed = OneCycleScheduler(again, 123.0, asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        resumed.load_state_dict(scheduler.state_dict())
+    for (lr, momentum), (saved_lr, saved_momentum) in zip(held(again), held(optimizer), strict=True):
+        assert lr == pytest.approx(saved_lr, rel=1e-12)
+        assert momentum == pytest.approx(saved_momentum, rel=1e-12)
+    assert resumed.total_steps == asked
+    rates = group_of(play(again, resumed, more + 20))[0]
+    assert max(rates) <= max_lr
+    assert rates[more:] == [rates[more]] * 20
+    if at < scheduler.policy.peak_step and asked >= total_steps:
+        assert max(rates) == max_lr
+
+
+def test_a_tensor_lr_is_replanned_in_place() -> None:
+    tensor = torch.tensor(0.1, dtype=torch.float64)
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    play(optimizer, scheduler, 4)
+    again = torch.optim.SGD(weights(), lr=tensor, momentum=0.9, foreach=False)
+    resumed = OneCycleScheduler(again, 1.0, 2 * N)
+    with pytest.warns(UserWarning, match="is stretched"):
+        resumed.load_state_dict(scheduler.state_dict())
+    assert again.param_groups[0]["lr"] is tensor
+    assert held(again) == held(optimizer)
+
+
+def test_group_that_joined_is_replanned_with_the_others() -> None:
+    optimizer, scheduler = cycle(LONG)
+    play(optimizer, scheduler, 5)
+    optimizer.add_param_group({"params": weights(), "lr": optimizer.param_groups[0]["lr"] / 4})
+    play(optimizer, scheduler, 5)
+    again, resumed = cycle(2 * LONG)
+    again.add_param_group({"params": weights(), "lr": 0.1})
+    with pytest.warns(UserWarning, match="is resumed at step 10"):
+        resumed.load_state_dict(saved(scheduler.state_dict()))
+    assert held(again) == held(optimizer)
+    for used in play(again, resumed, 2 * LONG):
+        assert [lr for lr, _ in used] == pytest.approx([used[0][0], used[0][0] / 5, used[0][0] / 4], rel=1e-12)
+
+
+def test_group_that_joins_after_a_replan_gets_its_ratio() -> None:
+    optimizer, scheduler = cycle(LONG)
+    play(optimizer, scheduler, 5)
+    with pytest.warns(UserWarning, match="is resumed at step 5"):
+        again, resumed = resumed_from(optimizer, scheduler, 3 * LONG)
+    play(again, resumed, 4)
+    again.add_param_group({"params": weights(), "lr": again.param_groups[0]["lr"] / 4})
+    assert resumed.max_lrs == pytest.approx([1.0, 0.2, 0.25], rel=1e-12)
+
+
+def test_peak_can_be_moved_after_a_replan() -> None:
+    optimizer, scheduler = cycle(LONG)
+    play(optimizer, scheduler, 5)
+    with pytest.warns(UserWarning, match="is resumed at step 5"):
+        again, resumed = resumed_from(optimizer, scheduler, 3 * LONG)
+    before = held(again)
+    resumed.set_max_lr(3.0)
+    assert [lr for lr, _ in held(again)] == pytest.approx([3 * lr for lr, _ in before], rel=1e-12)
+    assert resumed.total_steps == 3 * LONG
+    assert max(group_of(play(again, resumed, 3 * LONG))[0]) == 3.0
+
+
+@pytest.mark.parametrize("asked", [N, N + 9])
+def test_a_cycle_that_ends_at_its_peak_can_be_resumed(asked: int) -> None:
+    # lo / fin is 1 / div_factor: rounding must not bring the end above the peak.
+    arguments: dict[str, Any] = {"div_factor": 55, "final_div_factor": 1 / 55, "pct_annihilation": 0.0}
+    optimizer, again = sgd(), sgd()
+    scheduler = OneCycleScheduler(optimizer, 5.9, N, **arguments)
+    play(optimizer, scheduler, N)
+    resumed = OneCycleScheduler(again, 5.9, asked, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        resumed.load_state_dict(scheduler.state_dict())
+    lr = group_of(play(again, resumed, 12))[0]
+    assert lr == pytest.approx([5.9] * 12)
+
+
+# ------------------------------------------------------------------------------------------------- a new cycle
+@pytest.mark.parametrize("at", [0, 1, 9, 18, N - 1])
+@pytest.mark.parametrize("preset", SHAPES)
+def test_a_restart_plays_the_same_shape_over_what_is_left(preset: Any, at: int) -> None:
+    optimizer = sgd(0.5, 0.1)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N, preset=preset)
+    old = scheduler.policy
+    play(optimizer, scheduler, at)
+    total = scheduler.total_steps
+    scheduler.restart()
+    new = replace(old, total_steps=total - at)
+    assert scheduler.policy == new
+    assert scheduler.total_steps == total
+    assert scheduler.max_lrs == [1.0, 0.2]
+    assert scheduler.get_last_lr() == [lr for lr, _ in held(optimizer)]
+    used = play(optimizer, scheduler, N + 5)
+    lr, momentum = group_of(used)
+    assert lr == [new.lr(step) for step in range(N + 5)]
+    assert max(lr) == 1.0
+    assert group_of(used, 1)[0] == pytest.approx([value / 5 for value in lr], rel=1e-12)
+    if old.cycle_momentum:
+        assert momentum == [new.momentum(step) for step in range(N + 5)]
+
+
+def test_steps_of_a_restarted_run_use_these_values() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, 10, pct_annihilation=0.2, final_div_factor=10)
+    before = play(optimizer, scheduler, 5)
+    scheduler.restart(2.0)
+    lr, momentum = group_of(before + play(optimizer, scheduler, 7))
+    # Four steps up and four down; step 5 begins with 2/10 two steps up, two down, one of annihilation: 2/10/10.
+    up = [0.1, 0.325, 0.55, 0.775, 1.0]
+    assert lr == pytest.approx([*up, 0.2, 1.1, 2.0, 1.1, 0.02, 0.02, 0.02], rel=1e-12)
+    cool = [0.95, 0.925, 0.9, 0.875, 0.85]
+    assert momentum == pytest.approx([*cool, 0.95, 0.9, 0.85, 0.9, 0.95, 0.95, 0.95], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("max_lr", "peaks"),
+    [(None, [1.0, 0.2]), (3.0, [3.0, 0.6]), ([3.0, 4.0], [3.0, 4.0])],
+    ids=["the same", "a number", "one for each group"],
+)
+def test_a_restart_puts_the_peaks_where_it_is_told(max_lr: Any, peaks: list[float]) -> None:
+    optimizer = sgd(0.5, 0.1)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    play(optimizer, scheduler, 7)
+    scheduler.restart(max_lr)
+    assert scheduler.max_lrs == pytest.approx(peaks, rel=1e-12)
+    used = play(optimizer, scheduler, N)
+    assert [max(group_of(used, group)[0]) for group in (0, 1)] == pytest.approx(peaks, rel=1e-12)
+
+
+def test_a_second_restart_plays_over_what_is_left_then() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, LONG)
+    for at in (10, 25):
+        scheduler.restart()
+        assert scheduler.total_steps == LONG
+        play(optimizer, scheduler, at - scheduler.last_epoch)
+    scheduler.restart()
+    policy = OneCyclePolicy(1.0, 15)
+    assert group_of(play(optimizer, scheduler, 20))[0] == [policy.lr(step) for step in range(20)]
+
+
+def test_a_restart_in_a_replanned_run_plays_to_its_new_end() -> None:
+    optimizer, scheduler = cycle(LONG)
+    play(optimizer, scheduler, 5)
+    with pytest.warns(UserWarning, match="is resumed at step 5 in a run of 61"):
+        again, resumed = resumed_from(optimizer, scheduler, 61)
+    play(again, resumed, 16)
+    resumed.restart()
+    assert resumed.total_steps == 61
+    policy = OneCyclePolicy(1.0, 40, pct_plateau=0.1)
+    assert group_of(play(again, resumed, 45))[0] == [policy.lr(step) for step in range(45)]
+
+
+def test_group_that_joined_takes_part_in_a_new_cycle() -> None:
+    optimizer = sgd(0.5)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    play(optimizer, scheduler, 6)
+    optimizer.add_param_group({"params": weights(), "lr": optimizer.param_groups[0]["lr"] / 4})
+    scheduler.restart(2.0)
+    policy = OneCyclePolicy(2.0, N - 6)
+    assert scheduler.max_lrs == pytest.approx([2.0, 0.5], rel=1e-12)
+    used = play(optimizer, scheduler, N)
+    assert group_of(used, 0)[0] == [policy.lr(step) for step in range(N)]
+    assert group_of(used, 1)[0] == pytest.approx([policy.lr(step) / 4 for step in range(N)], rel=1e-12)
+    assert group_of(used, 1)[1] == [policy.momentum(step) for step in range(N)]
+
+
+def test_group_that_joins_after_a_restart_gets_its_ratio() -> None:
+    optimizer = sgd(0.5)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    play(optimizer, scheduler, 6)
+    scheduler.restart(2.0)
+    play(optimizer, scheduler, 3)
+    optimizer.add_param_group({"params": weights(), "lr": optimizer.param_groups[0]["lr"] / 4})
+    assert scheduler.max_lrs == pytest.approx([2.0, 0.5], rel=1e-12)
+
+
+@pytest.mark.parametrize("preset", SHAPES)
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+@pytest.mark.parametrize("further", [0, 1, 8, 30])
+@pytest.mark.filterwarnings("error")
+def test_resume_after_a_restart_is_exact(further: int, kind: str, preset: Any) -> None:
+    optimizer, scheduler = cycle(LONG, preset, kind)
+    play(optimizer, scheduler, 12)
+    scheduler.restart([2.0, 0.1])
+    play(optimizer, scheduler, further)
+    again, resumed = resumed_from(optimizer, scheduler, LONG, preset, kind)
+    assert resumed.max_lrs == [2.0, 0.1]
+    assert resumed.total_steps == scheduler.total_steps
+    assert resumed.state_dict() == scheduler.state_dict()
+    assert held(again) == held(optimizer)
+    assert play(again, resumed, LONG) == play(optimizer, scheduler, LONG)
+
+
+def test_resume_after_a_restart_in_a_longer_run_stretches_the_new_cycle() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, LONG)
+    play(optimizer, scheduler, 20)
+    scheduler.restart(2.0)  # nine steps up and nine down, two of annihilation
+    play(optimizer, scheduler, 5)
+    again = sgd()
+    resumed = OneCycleScheduler(again, 1.0, 54)  # 14 steps were left, and are 28 now
+    with pytest.warns(UserWarning, match="saved for 40 steps and is resumed at step 25 in a run of 54"):
+        resumed.load_state_dict(scheduler.state_dict())
+    lr = group_of(play(again, resumed, 30))[0]
+    policy = OneCyclePolicy(2.0, 20)
+    assert lr[::2] == [policy.lr(step) for step in range(5, 20)]
+    assert lr[8] == 2.0  # at step 33 = 25 + 4 * 2
+
+
+@pytest.mark.parametrize(
+    ("max_lr", "error"), [(0, ValueError), (math.nan, ValueError), ("x", ValueError), ([1.0], ValueError)], ids=repr
+)
+def test_bad_peak_for_a_new_cycle_gets_one_sentence_and_changes_nothing(max_lr: Any, error: type[Exception]) -> None:
+    optimizer = sgd(0.1, 0.02)
+    scheduler = OneCycleScheduler(optimizer, 1.0, N)
+    play(optimizer, scheduler, 5)
+    before = (held(optimizer), scheduler.state_dict())
+    with pytest.raises(error, match=SENTENCE.format("max_lr")):
+        scheduler.restart(max_lr)
+    assert (held(optimizer), scheduler.state_dict()) == before
+
+
+# -------------------------------------------------------------------------------------- steps that are none (fp16)
+INF = math.inf
+GRADIENTS = [1.0, INF, 1.0, 1.0, INF, INF, math.nan, *[1.0] * N]
+SCALED: dict[str, Callable[[], Optimizer]] = {
+    "sgd": lambda: torch.optim.SGD(weights(), lr=0.1, momentum=0.9),
+    "adam": lambda: torch.optim.Adam(weights(), lr=0.1),
+    "fused adamw": lambda: torch.optim.AdamW(weights(), lr=0.1, fused=True),
+}
+
+
+def play_scaled(
+    optimizer: Optimizer, scheduler: torch.optim.lr_scheduler.LRScheduler, gradients: list[float]
+) -> list[tuple[float, bool]]:
+    """Train with a gradient scaler; return the lr of each attempt and whether the weights have moved."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    [weight] = optimizer.param_groups[0]["params"]
+    attempts = []
+    for gradient in gradients:
+        lr, before = held(optimizer)[0][0], weight.detach().clone()
+        optimizer.zero_grad()
+        scaler.scale((gradient * weight).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scheduler.step()
+        attempts.append((lr, not torch.equal(weight, before)))
+    return attempts
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_steps_that_the_gradient_scaler_leaves_out_do_not_count(kind: str) -> None:
+    optimizer = SCALED[kind]()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+    policy = OneCyclePolicy(0.5, N)
+    attempts = play_scaled(optimizer, scheduler, GRADIENTS)
+    assert [moved for _, moved in attempts] == [math.isfinite(gradient) for gradient in GRADIENTS]
+    assert [lr for lr, moved in attempts if moved] == [policy.lr(step) for step in range(N + 3)]
+    # An attempt that failed is made again with the same lr.
+    assert [lr for lr, _ in attempts[1:3]] == [policy.lr(1)] * 2
+    assert [lr for lr, _ in attempts[4:8]] == [policy.lr(3)] * 4
+    assert scheduler.last_epoch == N + 3
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_every_call_counts_where_it_is_not_asked_for(kind: str) -> None:
+    optimizer = SCALED[kind]()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N)
+    assert not scheduler.only_real_steps
+    attempts = play_scaled(optimizer, scheduler, GRADIENTS)
+    assert [lr for lr, _ in attempts] == [OneCyclePolicy(0.5, N).lr(step) for step in range(len(GRADIENTS))]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_first_step_that_is_left_out_is_no_reason_for_torch_to_warn() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+    attempts = play_scaled(optimizer, scheduler, [INF, 1.0, 1.0])
+    assert [lr for lr, _ in attempts] == [0.05, 0.05, OneCyclePolicy(0.5, N).lr(1)]  # 0.5 / 10 twice
+
+
+def test_several_optimizer_steps_between_two_calls_count_once() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+    for _ in range(3):
+        for _ in range(2):
+            optimizer.step()
+        for _ in range(2):
+            scheduler.step()
+    assert scheduler.last_epoch == 3
+
+
+def test_a_step_that_is_named_is_taken() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+    optimizer.step()
+    scheduler.step()
+    with pytest.warns(UserWarning, match="epoch parameter"):  # torch's own
+        scheduler.step(7)
+    assert held(optimizer)[0][0] == OneCyclePolicy(0.5, N).lr(7)
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))], ids=["deepcopy", "pickle"]
+)
+@pytest.mark.parametrize("kind", SCALED)
+def test_copy_counts_the_real_steps_of_its_own_optimizer(duplicate: Callable[[Any], Any], kind: str) -> None:
+    optimizer = SCALED[kind]()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+    policy = OneCyclePolicy(0.5, N)
+    play_scaled(optimizer, scheduler, [1.0, 1.0])
+    copied = duplicate(scheduler)
+    assert copied.optimizer is not optimizer
+    attempts = play_scaled(copied.optimizer, copied, [1.0, INF, 1.0, 1.0])
+    assert [lr for lr, _ in attempts] == [policy.lr(step) for step in (2, 3, 3, 4)]
+    assert scheduler.last_epoch == 2
+    optimizer.step()
+    copied.step()  # whose own optimizer has not stepped
+    assert copied.last_epoch == 5
+    scheduler.step()
+    assert scheduler.last_epoch == 3
+
+
+def test_the_optimizer_does_not_keep_the_scheduler_alive() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+    noted = weakref.ref(scheduler)
+    del scheduler
+    gc.collect()
+    assert noted() is None
+    before = held(optimizer)
+    optimizer.step()  # whose hook has nobody to tell
+    assert held(optimizer) == before
+
+
+def test_resume_among_skipped_steps_is_exact() -> None:
+    def begin() -> tuple[Optimizer, OneCycleScheduler]:
+        optimizer = sgd()
+        return optimizer, OneCycleScheduler(optimizer, 0.5, N, only_real_steps=True)
+
+    optimizer, scheduler = begin()
+    play_scaled(optimizer, scheduler, [1.0, INF, 1.0, INF])
+    again, resumed = begin()
+    again.load_state_dict(optimizer.state_dict())
+    resumed.load_state_dict(saved(scheduler.state_dict()))
+    gradients = [INF, 1.0, 1.0, INF, 1.0]
+    lr = [lr for lr, _ in play_scaled(again, resumed, gradients)]
+    assert lr == [lr for lr, _ in play_scaled(optimizer, scheduler, gradients)]
+    assert lr == [OneCyclePolicy(0.5, N).lr(step) for step in (2, 2, 3, 4, 4)]
 
 
 # ---------------------------------------------------------------------------------------------- after the end

@@ -1,0 +1,200 @@
+"""`LRRangeTest` and Lightning's own `LearningRateFinder` through the same fits and faults: who leaves a trace?
+
+Both sweep the same range in as many steps and apply nothing, so that a fit with either must end as the same fit
+without: weights, buffers, flags, optimizers, schedulers, gradient scale, metrics, counters, random streams and
+generators, attributes, batches, hooks, states of loaders and callbacks, calls of loggers, logged rows, files and the
+content of checkpoints, compared bit for bit. The fits are those of `tests/scenarios.py`. The faults are those of
+`tests/faults.py`, at the 14th batch of a fit that both can do. A fault that ends the fit must leave Trainer and module
+as they were and nothing on disk, and the same Trainer must then train as if it had never been on trial; after any other
+the fit must end as without. Each fit has a directory of its own that can be written, unless that is the fault.
+
+A cell says "pass", or names the parts that differ, or what was raised. The fits and faults were chosen by the authors
+of `LRRangeTest`, as those in which a test at the start of a fit is easy to get wrong: they tell where the two differ,
+not how often a user will notice.
+
+    python benchmarks/isolation.py
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from peers import PASS, silence
+
+from pl_onecycle import LRRangeTest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are no part of the package; they lie beside this folder
+from tests.faults import FAULTS, Fault
+from tests.scenarios import SCENARIOS, Fit, Marker, differences, shape_of
+
+SWEEP = (1e-5, 1e-2, 25)
+STRUCK = "momentum, weight decay, Nesterov"
+AT = 13
+STREAMS = "global random streams only"
+
+
+# ------------------------------------------------------------------------------------------- the two
+class MarkedFinder(LearningRateFinder):
+    """Lets the fit's `Marker` look first; Lightning moves a finder to the head of the callbacks."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        marker = next(callback for callback in callbacks_of(trainer) if isinstance(callback, Marker))
+        marker.before = shape_of(trainer)
+        super().on_fit_start(trainer, pl_module)
+
+
+def callbacks_of(trainer: Any) -> list[pl.Callback]:
+    """The Trainer's callbacks, which Lightning declares nowhere."""
+    return list(trainer.callbacks)
+
+
+@dataclass(frozen=True)
+class Finder:
+    """How to ask one of the two callbacks for the same sweep, and whether it has been done."""
+
+    build: Callable[[], pl.Callback]
+    points: Callable[[Any], int]
+
+
+FINDERS = {
+    "LRRangeTest": Finder(
+        lambda: LRRangeTest(*SWEEP, early_stop_threshold=None, apply=False),
+        lambda callback: 0 if callback.curve is None else len(callback.curve),
+    ),
+    "LearningRateFinder": Finder(
+        lambda: MarkedFinder(*SWEEP, early_stop_threshold=None, update_attr=False),
+        lambda callback: 0 if callback.optimal_lr is None else len(callback.optimal_lr.results["lr"]),
+    ),
+}
+
+# What the fit that a fault has ended leaves in the second one: its rows, and how many epochs have begun in all.
+OF_ALL_FITS = {"rows", "checkpoints"}
+# Not there yet at the start of a fit, where Lightning's finder has its search.
+MADE_LATER = {"val_check_batch", "loaders", "streams"}
+
+
+# ------------------------------------------------------------------------------------------- verdicts
+@contextmanager
+def fit_of(scenario: str, finder: Finder | None = None) -> Iterator[Fit]:
+    """A fit in an empty directory, which is also the one that its code works in."""
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        try:
+            yield Fit(SCENARIOS[scenario], Path(folder) / "fit", finder.build() if finder else None)
+        finally:
+            os.chdir(here)
+
+
+@cache
+def without_a_finder(scenario: str) -> dict[str, Any]:
+    """What the fit comes to by itself."""
+    with fit_of(scenario) as fit:
+        return fit.run().outcome()
+
+
+def invisible(scenario: str, finder: Finder) -> str:
+    """The fit ends as the same fit without a finder, which has done its sweep where there is one to do."""
+    expected = without_a_finder(scenario)
+    with fit_of(scenario, finder) as fit:
+        try:
+            wrong = differences(expected, fit.run().outcome())
+        except Exception as error:
+            return told(error)
+        swept = fit.scenario.resumed or finder.points(fit.finder) > 1
+        return named(wrong) if swept else "no sweep"
+
+
+def survives(fault: str, finder: Finder) -> str:
+    """The fault leaves no trace. Tried in a process of its own, as it may be the end of that."""
+    without_a_finder(STRUCK)  # the child finds it done
+    receiver, sender = get_context("fork").Pipe(duplex=False)
+    child = get_context("fork").Process(target=lambda: sender.send(trace(FAULTS[fault], finder)))
+    child.start()
+    child.join()
+    left = [path.name for path in Path(tempfile.gettempdir()).rglob("*.ckpt")]
+    return receiver.recv() if child.exitcode == 0 else f"ends the process; {len(left)} checkpoint left behind"
+
+
+def trace(fault: Fault, finder: Finder) -> str:
+    """What a fault leaves behind."""
+    expected = without_a_finder(STRUCK)
+    with fit_of(STRUCK, finder) as fit:
+        with fault.strikes(fit, AT):
+            try:
+                fit.run()
+            except BaseException as error:  # Ctrl-C and SIGTERM are no exceptions
+                if fault.ends is None or not isinstance(error, fault.ends):
+                    return told(error)
+                left = differences(fit.marker.before, shape_of(fit.trainer))
+            else:
+                if fault.ends is not None:
+                    return "swallowed"
+        if fault.ends is None:
+            return named(differences(expected, fit.outcome()))
+        files = [path.name for path in fit.root.rglob("*.ckpt")]
+        try:
+            again = named([part for part in differences(expected, fit.run().outcome()) if part not in OF_ALL_FITS])
+        except BaseException as error:
+            again = told(error)
+    trouble = {
+        "changed": named([part for part in left if part not in MADE_LATER]),
+        "left behind": named(files),
+        "second fit": again,
+    }
+    return "; ".join(f"{what}: {which}" for what, which in trouble.items() if which != PASS) or PASS
+
+
+def named(parts: list[str]) -> str:
+    """The parts that differ, in a few words; no parts is a pass."""
+    if parts == ["streams"]:
+        return STREAMS
+    if parts == ["files"]:
+        return "files left behind only"
+    return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "") or PASS
+
+
+def told(error: BaseException) -> str:
+    """An exception's type and the start of its message, without directories."""
+    words = [word for word in str(error).split() if "/" not in word]
+    return f"{type(error).__name__}: {' '.join(words[:12])}".rstrip(": ")
+
+
+# --------------------------------------------------------------------------------------------- table
+def main(quick: bool) -> None:
+    """Print one row for each scenario and each fault as it is done, and the counts."""
+    torch.set_num_threads(1)
+    print(f"torch {version('torch')}, lightning {version('lightning')}\n")
+    print(f"| scenario | {' | '.join(FINDERS)} |\n|---|{'---|' * len(FINDERS)}")
+    rows = [*((name, invisible) for name in SCENARIOS), *((name, survives) for name in FAULTS)]
+    rows = [rows[0], rows[-1]] if quick else rows
+    verdicts: dict[str, list[str]] = {who: [] for who in FINDERS}
+    for name, verdict in rows:
+        cells = {who: verdict(name, finder) for who, finder in FINDERS.items()}
+        for who, cell in cells.items():
+            verdicts[who].append(cell)
+        print(f"| {'fault: ' * (verdict is survives)}{name} | {' | '.join(cells.values())} |", flush=True)
+    for what in (PASS, STREAMS):
+        print(f"| {what} | {' | '.join(f'{cells.count(what)} of {len(rows)}' for cells in verdicts.values())} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="only the first scenario and the last fault")
+    arguments = parser.parse_args()
+    folder = tempfile.TemporaryDirectory()
+    tempfile.tempdir = folder.name
+    with folder, silence():
+        main(**vars(arguments))

@@ -1,0 +1,207 @@
+"""Lead an optimizer through a policy and record the loss of each of its steps."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+from typing_extensions import override
+
+from pl_onecycle.curve import LossCurve, Outcome, first_explosion
+from pl_onecycle.param_groups import has_momentum, peak_lrs, rescale, write, write_momentum
+from pl_onecycle.policy import Policy
+from pl_onecycle.real_step import after_real_step
+
+OnStep = Callable[[int, float], None]
+
+# How many steps pass between two looks at the losses. A look at a loss on an accelerator makes the host wait for
+# it; on the CPU it costs nothing.
+CHUNK = 10
+
+
+class TrialFailedElsewhere(RuntimeError):
+    """Another process has left the trial by an exception."""
+
+
+class Recorder(pl.Callback):
+    """Writes the policy's values for each step of the optimizer and records the loss of each."""
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        policy: Policy,
+        optimizer: torch.optim.Optimizer,
+        threshold: float | None,
+        on_step: OnStep | None,
+    ) -> None:
+        self.done = False
+        self.step = 0  # steps of the optimizer that are done
+        self._trainer, self._policy, self._optimizer = trainer, policy, optimizer
+        self._threshold, self._on_step = threshold, on_step
+        self._peaks = peak_lrs(optimizer)
+        self._cycled = [has_momentum(group) for group in optimizer.param_groups]
+        self._overridden = False  # whether something else set the lr of a step
+        self._exploded: int | None = None  # index into the two lists below
+        self._steps: list[int] = []
+        self._losses: list[float] = []
+        self._pending: list[tuple[int, Tensor | None]] = []  # not yet looked at
+        self._without = 0  # how many of the last of them have no loss yet
+        self._micro: list[Tensor] = []  # losses of the backward passes since an optimizer last set out to step
+        # A loss for each time that this one has set out to step since it last did: some evaluate a step several times,
+        # and the first time is at the weights that the step before has led to.
+        self._tried: list[Tensor] = []
+
+    # ------------------------------------------------------------------------- what is done to the optimizer
+    def begin(self) -> None:
+        """Take the optimizer over; the isolation gives it back."""
+        for optimizer in self._trainer.optimizers:
+            after_real_step(optimizer, self._after_step if optimizer is self._optimizer else self._micro.clear)
+        model = self._trainer.strategy.model
+        if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
+            # A wrapper for several processes, which talk to each other from here on.
+            model.register_forward_pre_hook(lambda *_: self.agree(True))
+        self._write()
+
+    def _write(self) -> None:
+        lr, momentum = self._policy.lr(self.step), self._policy.momentum(self.step)
+        for group, peak, cycled in zip(self._optimizer.param_groups, self._peaks, self._cycled, strict=False):
+            write(group, "lr", rescale(peak, max(self._peaks), lr))
+            if momentum is not None and cycled:
+                write_momentum(group, momentum)
+        self._written = self._plain_lrs()
+
+    def _plain_lrs(self) -> list[Any]:
+        """The groups' lrs; those in tensors are left out, as reading them would make the host wait for the device."""
+        groups = self._optimizer.param_groups[: len(self._peaks)]  # not those that join in the trial
+        return [group["lr"] for group in groups if not isinstance(group["lr"], Tensor)]
+
+    def _after_step(self) -> None:
+        self._overridden |= self._plain_lrs() != self._written
+        if self._micro:  # stepped past Lightning
+            self._set_out()
+        if self.step <= self._policy.total_steps:  # a batch may have more steps than the policy
+            self._pending.append((self.step, self._tried[0] if self._tried else None))
+            self._without += not self._tried
+        self._tried = []
+        self.step += 1
+        self._write()
+
+    # --------------------------------------------------------------------------------- what is seen of the loss
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.agree(True)
+
+    @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self.agree(True)
+        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32)).mean()
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            loss = loss / scaler.scale(torch.ones_like(loss))
+        self._micro.append(loss)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if optimizer is self._optimizer:
+            self._set_out()
+        self._micro.clear()
+
+    def _set_out(self) -> None:
+        """Take the losses since an optimizer last set out together."""
+        if self._micro:
+            losses = torch.stack(self._micro)
+            is_automatic = self._trainer.lightning_module.automatic_optimization  # Lightning divides then
+            total = losses.mean() * self._trainer.accumulate_grad_batches if is_automatic else losses.sum()
+            self._tried.append(total)
+            self._micro.clear()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if self._without and isinstance(loss, Tensor):
+            loss = loss.detach().float().mean()
+            self._pending[-self._without :] = [(step, loss) for step, _ in self._pending[-self._without :]]
+        self._without = 0
+        if self._tried and self.step <= self._policy.total_steps:  # left out by the gradient scaler; tried again
+            self._pending.append((self.step, self._tried[-1]))
+            self._tried = []
+        enough = self.step > self._policy.total_steps
+        if enough or trainer.strategy.root_device.type == "cpu" or len(self._pending) >= CHUNK:
+            self.look()
+        self.done = self.done or enough
+        if self.done:
+            trainer.should_stop = True
+
+    def look(self) -> None:
+        """Fetch the losses that are still on the device and see whether they have exploded."""
+        if not self._pending:
+            return
+        self.agree(True)
+        strategy, since = self._trainer.strategy, len(self._losses)
+        nothing = torch.zeros((), device=strategy.root_device)
+        losses = torch.stack([nothing if loss is None else loss for _, loss in self._pending])
+        has_loss = losses.new_tensor([loss is not None for _, loss in self._pending])
+        overridden = torch.full_like(losses, self._overridden)
+        means = strategy.reduce(torch.stack([losses, has_loss, overridden]), reduce_op="mean").tolist()
+        for (step, _), loss, share, others in zip(self._pending, *means, strict=True):
+            self._overridden |= others > 0
+            if share > 0:
+                self._steps.append(step)
+                self._losses.append(loss / share)
+        self._pending = []
+        if self._on_step is not None and self._losses:
+            self._on_step(self.step, self._losses[-1])
+        self._exploded = first_explosion(self._losses, self._threshold, since)
+        # A curve has at least one point, also where the very first loss was not finite, unless its step was left out.
+        self.done = self._overridden or (self._exploded is not None and (self._steps[-1] > 0 or self.step == 0))
+
+    # ---------------------------------------------------------------------------------- what ends the sweep
+    def agree(self, fine: bool) -> None:
+        """Tell the other processes whether this one can go on, and raise where another one cannot."""
+        if self._trainer.world_size > 1 and not self._trainer.strategy.reduce_boolean_decision(fine) and fine:
+            raise TrialFailedElsewhere("Another process failed in the trial; its own error tells why.")
+
+    def is_divergence(self, error: Exception) -> bool:
+        """Whether an exception is the doing of the sweep, which is then recorded as a loss that is not finite."""
+        if not isinstance(error, TrialFailedElsewhere):
+            self.agree(False)
+        values = [*self._trainer.lightning_module.parameters(), *self._micro, *self._tried]
+        diverged = any(not bool(torch.isfinite(value).all()) for value in values if not is_lazy(value))
+        if self._trainer.world_size > 1:
+            diverged = self._trainer.strategy.reduce_boolean_decision(diverged, all=False)
+        if diverged and self.step > 0:
+            self._steps.append(self.step)
+            self._losses.append(math.nan)
+            self._exploded = len(self._losses) - 1
+        return diverged and self.step > 0
+
+    def curve(self) -> LossCurve:
+        """Pair each loss with the lr of the step before."""
+        module = self._trainer.lightning_module
+        if self.step > 0 and not self._losses and not module.automatic_optimization:
+            raise MisconfigurationException(
+                f"The test saw no loss: `{type(module).__name__}.training_step` must pass it to `self.manual_backward`"
+                " or return it."
+            )
+        outcome: Outcome = "completed" if self.step > self._policy.total_steps else "stopped"
+        losses: dict[int, float] = {}
+        for step, loss in zip(self._steps, self._losses, strict=True):
+            losses.setdefault(step, loss)  # a step that was left out is tried again, at the same weights
+        if self._exploded is not None:
+            outcome = "diverged"
+            last = max(self._steps[self._exploded], 1)
+            losses = {step: loss for step, loss in losses.items() if step <= last}
+        if self._overridden:
+            outcome = "overridden"
+        initial = losses.pop(0, None)
+        return LossCurve([self._policy.lr(step - 1) for step in losses], list(losses.values()), outcome, initial)

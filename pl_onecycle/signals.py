@@ -1,0 +1,39 @@
+"""Let Ctrl-C and SIGTERM wait while something must not be cut short."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class Signals:
+    """Ctrl-C and SIGTERM reach their handlers at once, but wait as long as ``wait`` is set.
+
+    So nothing comes between an end and its beginning: a second Ctrl-C cannot cut the way back short.
+    """
+
+    def __init__(self) -> None:
+        self.wait = False
+        self._held: list[tuple[int, FrameType | None]] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers, and get no signals
+            for number in (signal.SIGINT, signal.SIGTERM):
+                handler = signal.getsignal(number)
+                if callable(handler):
+                    self._handlers[number] = handler
+                    signal.signal(number, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.wait:
+            self._held.append((number, frame))
+        else:
+            self._handlers[number](number, frame)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        for number, frame in self._held[:1]:
+            self._handlers[number](number, frame)

@@ -1,0 +1,115 @@
+"""Trials on two processes: really two, on the CPU, each with a folder of its own; see `two_processes.py`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.strategies import FSDPStrategy
+
+from tests.two_processes import CASES, STEPS
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
+
+INVISIBLE = [case for case in CASES if case != "applied" and not case.startswith("exception")]
+RAISING = [case for case in CASES if case.startswith("exception")]
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each of the two processes has seen, by case."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(2):
+        told = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        root = str(Path(__file__).parents[1])
+        environment = os.environ | {key: str(value) for key, value in told.items()} | {"OMP_NUM_THREADS": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
+        command = [sys.executable, "-W", "ignore", "-m", "tests.two_processes", str(folder), *CASES]
+        with (folder / f"log{rank}").open("w") as log:
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    logs = "\n".join((folder / f"log{rank}").read_text()[-3000:] for rank in range(2))
+    assert codes == [0, 0], logs
+    seen = [json.loads((folder / f"rank{rank}" / "results.json").read_text()) for rank in range(2)]
+    return {case: [one[case] for one in seen] for case in CASES}
+
+
+@pytest.mark.parametrize("case", INVISIBLE)
+def test_in_each_process_a_fit_with_a_trial_equals_one_without(case: str, results: dict[str, list[Any]]) -> None:
+    assert [result["differences"] for result in results[case]] == [[], []]
+
+
+@pytest.mark.parametrize("case", INVISIBLE)
+def test_all_processes_see_the_same_curve_and_decide_alike(case: str, results: dict[str, list[Any]]) -> None:
+    keys = ("losses", "initial", "outcome", "suggestion")
+    one, other = ([repr(result[key]) for key in keys] for result in results[case])  # NaN is not equal to itself
+    assert one == other
+    assert len(set(results[case][0]["losses"])) > 1
+
+
+def test_the_loss_is_the_mean_over_the_processes(results: dict[str, list[Any]]) -> None:
+    one, other = results["shuffled, dropout, BatchNorm"]
+    means = [(a + b) / 2 for a, b in zip(one["losses_here"], other["losses_here"], strict=True)]
+    assert one["losses_here"] != other["losses_here"]  # each trains on its own half
+    assert [one["initial"], *one["losses"]] == pytest.approx(means, rel=1e-6)
+    assert len(one["losses"]) == STEPS
+    assert one["outcome"] == "completed"
+
+
+def test_nan_in_one_process_stops_all_at_the_same_step(results: dict[str, list[Any]]) -> None:
+    for result in results["NaN in one process"]:  # from the eighth loss on: the initial one and seven points
+        assert result["outcome"] == "diverged"
+        assert len(result["losses_here"]) == 8
+        assert len(result["losses"]) == 7
+        assert result["losses"][-1] != result["losses"][-1]
+
+
+def test_all_processes_train_with_the_same_found_lr(results: dict[str, list[Any]]) -> None:
+    one, other = results["applied"]
+    assert one["suggestion"] == other["suggestion"]
+    assert one["lrs"] == other["lrs"]
+    assert max(one["lrs"]) == [one["suggestion"]]
+
+
+def test_files_are_written_once_by_rank_zero(results: dict[str, list[Any]]) -> None:
+    one, other = results["applied"]
+    assert [name for name in one["files"] if not name.endswith(".png")] == ["curve.csv", "result.json"]
+    assert other["files"] == []
+
+
+@pytest.mark.parametrize("case", RAISING)
+def test_an_exception_in_one_process_ends_the_trial_in_all(case: str, results: dict[str, list[Any]]) -> None:
+    one, other = results[case]
+    assert one["said"] == "TrialFailedElsewhere: Another process failed in the trial; its own error tells why."
+    assert other["said"].startswith("Broken: ")
+    assert 0 <= one["steps"] - other["steps"] <= 1  # the same step: the other failed within it
+
+
+@pytest.mark.parametrize("case", RAISING)
+def test_after_an_exception_in_one_process_all_are_as_before_and_can_fit(
+    case: str, results: dict[str, list[Any]]
+) -> None:
+    for result in results[case]:
+        assert result["left changed"] == []
+        assert result["differences"] == []
+
+
+def test_fsdp_cannot_run_on_the_cpu() -> None:
+    """Why there is no case for it here; that of FSDP2 stands for sharded parameters."""
+    with pytest.raises(ValueError, match="requires a GPU accelerator"):
+        pl.Trainer(strategy=FSDPStrategy(), accelerator="cpu", devices=1, logger=False)
+    pytest.skip("Lightning runs FSDP on GPUs only")

@@ -1,0 +1,255 @@
+"""What each of two processes does for `test_distributed.py`: fits with and without a trial, and writes what it saw.
+
+    LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python -m tests.two_processes FOLDER CASE...
+
+Each process has a folder of its own, as on machines without a shared disk.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # before torch 2.6
+    fully_shard = None  # type: ignore[assignment]
+
+from pl_onecycle import LRRangeTest, configure_one_cycle
+from tests.fits import LRs, data
+from tests.scenarios import Fit, Marker, Record, Recording, Scenario, differences, in_trial, plain, shape_of
+
+RANK = int(os.environ.get("LOCAL_RANK", 0))
+STEPS = 15
+
+
+class Net(Recording):
+    """Dropout and BatchNorm, whose buffers DDP sends before each forward pass; keeps the losses of a trial."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.insert(1, nn.Dropout(0.2))
+        self.net.insert(1, nn.BatchNorm1d(16))
+        self.trouble: dict[str, Callable[[], None]] = {}
+
+    def meet(self, where: str) -> None:
+        if where in self.trouble and in_trial(self):
+            self.trouble[where]()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.meet("on_train_batch_start")
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.meet("training_step")
+        if in_trial(self):
+            losses_of_trial.append(float(loss.detach()))
+            if "nan" in self.trouble and len(losses_of_trial) > 7:
+                return loss * float("nan")
+        return loss
+
+    def on_after_backward(self) -> None:
+        self.meet("on_after_backward")
+
+    def on_before_zero_grad(self, optimizer: Any) -> None:
+        self.meet("on_before_zero_grad")
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+        return configure_one_cycle(self, optimizer)
+
+
+losses_of_trial: list[float] = []
+
+
+class Rows(Dataset[tuple[Tensor, ...]]):
+    """Rows that may fail to load."""
+
+    def __init__(self) -> None:
+        self.rows: Any = data().dataset
+        self.fail = iter([False])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if next(self.fail, False):
+            raise Broken("no such row")
+        return tuple(self.rows[index])
+
+
+class Gan(Recording):
+    """Two optimizers, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.judge = nn.Linear(8, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        classify, judge = self.optimizers()  # type: ignore[attr-defined]
+        for optimizer, loss in ((classify, self.loss(batch)), (judge, self.judge(batch[0]).square().mean())):
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(self.net.parameters(), lr=0.1), torch.optim.Adam(self.judge.parameters(), lr=0.01)]
+
+
+class Sharded(Recording):
+    """Parameters in shards, one for each process (FSDP2)."""
+
+    def configure_model(self) -> None:
+        for layer in (*(part for part in self.net if isinstance(part, nn.Linear)), self.net):
+            fully_shard(layer, mesh=self.device_mesh["data_parallel"])  # type: ignore[index]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+class Broken(Exception):
+    """What goes wrong in one process."""
+
+
+def ddp(strategy: str = "ddp") -> Callable[[Path], dict[str, Any]]:
+    return lambda root: {"devices": 2, "strategy": strategy}
+
+
+SHUFFLED = Scenario(Net, lambda: data(shuffle=True), options=ddp())
+
+
+def fits(scenario: Scenario, test: LRRangeTest, change: Callable[[Fit], None] = lambda fit: None) -> dict[str, Any]:
+    """Fit without and with a test and return what differs, beside what the test came to."""
+    folder = Path(f"fits_{len(list(Path().iterdir()))}")
+    folder.mkdir()
+    expected = Fit(scenario, folder / "without").run().outcome()
+    fit = Fit(scenario, folder / "with", test)
+    change(fit)
+    losses_of_trial.clear()
+    outcome = fit.run().outcome()
+    assert test.curve is not None
+    return {
+        "differences": differences(expected, outcome),
+        "losses": list(test.curve.loss),
+        "initial": test.curve.initial_loss,
+        "outcome": test.curve.outcome,
+        "suggestion": None if test.suggestion is None else test.suggestion.lr,
+        "losses_here": list(losses_of_trial),
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob("lr_range_test*/*")),
+    }
+
+
+def quiet(**arguments: Any) -> LRRangeTest:
+    return LRRangeTest(1e-4, 1e-1, STEPS, apply=False, **arguments)
+
+
+def on_one(trouble: str, action: Callable[[], None]) -> Callable[[Fit], None]:
+    def change(fit: Fit) -> None:
+        assert isinstance(fit.module, Net)
+        if RANK == 1:
+            fit.module.trouble[trouble] = action
+
+    return change
+
+
+def nan_on_one() -> dict[str, Any]:
+    return fits(SHUFFLED, quiet(), on_one("nan", lambda: None))
+
+
+def applied() -> dict[str, Any]:
+    fit = Fit(SHUFFLED, Path("applied"), LRRangeTest(1e-5, 10.0, 60))
+    lrs = LRs()
+    fit.trainer.callbacks.append(lrs)  # type: ignore[attr-defined]
+    fit.run()
+    test: Any = fit.finder
+    files = sorted(path.name for path in Path("applied").rglob("lr_range_test*/*"))
+    return {"suggestion": test.suggestion.lr, "lrs": lrs.lr, "outcome": test.curve.outcome, "files": files}
+
+
+def raising(where: str) -> Callable[[], dict[str, Any]]:
+    """One process fails in the third batch of the trial; then both fit again with the same Trainer."""
+
+    def run() -> dict[str, Any]:
+        folder = Path(f"raising_{where}")
+        folder.mkdir()
+        scenario = replace(SHUFFLED, loader=lambda: DataLoader(Rows(), 32, shuffle=True))
+        expected = Fit(scenario, folder / "without").run().outcome()
+        fit = Fit(scenario, folder / "with", quiet())
+        calls = iter([False, False, True])
+
+        def fail() -> None:
+            if next(calls, False):
+                raise Broken("on purpose")
+
+        if where == "data set":
+            if RANK == 1:
+                fit.loader.dataset.fail = iter([False] * 80 + [True])
+        else:
+            on_one(where, fail)(fit)
+        losses_of_trial.clear()
+        try:
+            fit.run()
+            said = "nothing"
+        except (Broken, RuntimeError) as error:
+            said = f"{type(error).__name__}: {error}"
+        steps = len(losses_of_trial)
+        callbacks = fit.trainer.callbacks  # type: ignore[attr-defined]
+        marker = next(callback for callback in callbacks if isinstance(callback, Marker))
+        left_changed = differences(marker.before, shape_of(fit.trainer))
+        assert isinstance(fit.module, Net)
+        fit.module.trouble.clear()
+        fit.loader.dataset.fail = iter([])
+        vars(fit.module.record).update(vars(Record()))
+        keys = ("weights", "batches", "optimizers", "counters", "streams")
+        again = fit.run().outcome()
+        different = differences({key: expected[key] for key in keys}, again)
+        return {"said": said, "steps": steps, "left changed": left_changed, "differences": different}
+
+    return run
+
+
+def sharded() -> dict[str, Any]:
+    strategy = lambda root: {"devices": 2, "strategy": ModelParallelStrategy()}  # noqa: E731
+    return fits(Scenario(Sharded, lambda: data(shuffle=True), options=strategy), quiet())
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "shuffled, dropout, BatchNorm": lambda: fits(SHUFFLED, quiet()),
+    "accumulation": lambda: fits(
+        replace(SHUFFLED, options=lambda root: {**ddp()(root), "accumulate_grad_batches": 2}), quiet()
+    ),
+    "test again in epoch 1": lambda: fits(SHUFFLED, quiet(milestones=(1,))),
+    "two optimizers": lambda: fits(
+        Scenario(Gan, lambda: data(shuffle=True), options=ddp("ddp_find_unused_parameters_true")), quiet(optimizer=1)
+    ),
+    "NaN in one process": nan_on_one,
+    "applied": applied,
+    **({} if fully_shard is None else {"FSDP2": sharded}),
+    **{
+        f"exception in one process, {where}": raising(where)
+        for where in ("data set", "on_train_batch_start", "training_step", "on_after_backward", "on_before_zero_grad")
+    },
+}
+
+
+def main(folder: Path, cases: list[str]) -> None:
+    folder.mkdir(parents=True)
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    results = {}
+    for case in cases:
+        results[case] = CASES[case]()
+        Path("results.json").write_text(json.dumps(plain(results)))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute() / f"rank{RANK}", sys.argv[2:])
