@@ -175,15 +175,21 @@ class Recorder(pl.Callback):
         """Whether an exception is the doing of the sweep, which is then recorded as a loss that is not finite."""
         if not isinstance(error, TrialFailedElsewhere):
             self.agree(False)
-        values = [*self._trainer.lightning_module.parameters(), *self._micro, *self._tried]
-        diverged = any(not bool(torch.isfinite(value).all()) for value in values if not is_lazy(value))
-        if self._trainer.world_size > 1:
+        weights = [weight for weight in self._trainer.lightning_module.parameters() if not is_lazy(weight)]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        diverged = not all(bool(torch.isfinite(v).all()) for v in (*weights, *gradients, *self._micro, *self._tried))
+        alone = self._trainer.world_size == 1
+        if not alone:
             diverged = self._trainer.strategy.reduce_boolean_decision(diverged, all=False)
-        if diverged and self.step > 0:
+        if not diverged or self.step == 0:
+            return False
+        if alone:  # others may have come to another number of losses
+            self.look()
+        if self._exploded is None:
             self._steps.append(self.step)
             self._losses.append(math.nan)
             self._exploded = len(self._losses) - 1
-        return diverged and self.step > 0
+        return True
 
     def curve(self) -> LossCurve:
         """Pair each loss with the lr of the step before."""

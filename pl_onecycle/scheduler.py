@@ -89,6 +89,7 @@ class OneCycleScheduler(LRScheduler):
         self._in_force = max(last_epoch, 0)  # the step whose values stand in the optimizer
         self._has_stepped = True  # `super` counts the first step
         super().__init__(optimizer, last_epoch)
+        self._has_stepped = False
         self._watch()
 
     @property
@@ -123,7 +124,7 @@ class OneCycleScheduler(LRScheduler):
         self._write()
 
     def restart(self, max_lr: float | Sequence[float] | None = None) -> None:
-        """Begin a new cycle at the current step, of the same shape, over what is left of the run.
+        """Begin a new cycle at the current step, of the same shape, over what is left of the run, if anything is.
 
         Args:
             max_lr: As for `set_max_lr`; None keeps the peaks.
@@ -133,10 +134,11 @@ class OneCycleScheduler(LRScheduler):
             ValueError: Out of range, or not as many as there are groups.
         """
         self.set_max_lr(self.max_lrs if max_lr is None else max_lr)
-        left = max(self.total_steps - self.last_epoch, 1)
-        self._clock = Clock.started(at=self.last_epoch)
-        self._follow(replace(self.policy, total_steps=left))
-        self._write()
+        left = self.total_steps - self.last_epoch
+        if left > 0:
+            self._clock = Clock.started(at=self.last_epoch)
+            self._follow(replace(self.policy, total_steps=left))
+            self._write()
 
     @override
     def step(self, epoch: int | None = None) -> None:
@@ -179,7 +181,8 @@ class OneCycleScheduler(LRScheduler):
             UserWarning: The rest was replanned, or nothing is left to plan.
         """
         wanted = "the state of a OneCycleScheduler"
-        expect("policy" in state_dict, "state_dict", wanted, f"one with the keys {sorted(state_dict)}")
+        is_one = {"policy", "clock"} <= state_dict.keys()
+        expect(is_one, "state_dict", wanted, f"one with the keys {sorted(state_dict)}")
         asked = self.total_steps
         self._clock = Clock(tuple((step, position) for step, position in state_dict["clock"]))
         self._follow(OneCyclePolicy(**state_dict["policy"]))
@@ -193,9 +196,10 @@ class OneCycleScheduler(LRScheduler):
     def _replan(self, total_steps: int) -> None:
         """Plan the rest for a run of ``total_steps``, from the values of the current step."""
         saved, step, last = self.total_steps, self.last_epoch, total_steps - 1
-        if step >= last:
+        has_ended = step >= saved - 1
+        if step >= last - has_ended:  # a new cycle needs three steps to rise and fall
             now = "which leaves nothing to plan: it goes on as saved"
-        elif step >= saved - 1:
+        elif has_ended:
             lr, momentum = self.policy.lr(self.policy.total_steps), self.policy.momentum(self.policy.total_steps)
             again = replace(
                 self.policy,
@@ -224,7 +228,6 @@ class OneCycleScheduler(LRScheduler):
         self._watch()
 
     def _watch(self) -> None:
-        self._has_stepped = False
         if not self.only_real_steps:
             return
         noted = weakref.WeakMethod(self._note_step)  # the optimizer must not keep the scheduler alive

@@ -452,19 +452,18 @@ def test_a_scale_that_is_too_large_at_the_start_costs_no_step_of_the_schedule() 
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
-@pytest.mark.filterwarnings("ignore:.*You're resuming from a checkpoint that ended before the epoch ended.*")
 @pytest.mark.parametrize("kind", ["SGD", "fused AdamW"])
 def test_resume_of_an_fp16_fit_goes_on_with_the_next_real_step(tmp_path: Path, kind: str) -> None:
     first, rest = Moves(), Moves()
-    saves = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6, save_top_k=-1)
+    saves = ModelCheckpoint(tmp_path, "{step}", every_n_epochs=1, save_top_k=-1)
     whole = trainer([first, saves], max_epochs=4, enable_checkpointing=True, plugins=[fp16(1024.0)])
     whole.fit(Overflows(2, 5, kind=kind), data(128))
     resumed = trainer([rest], max_epochs=4, plugins=[fp16(1024.0)])
-    resumed.fit(Overflows(kind=kind), data(128), ckpt_path=str(tmp_path / "step=6.ckpt"))
+    resumed.fit(Overflows(kind=kind), data(128), ckpt_path=str(tmp_path / "step=8.ckpt"))
     policy = OneCyclePolicy(0.1, 16)
-    # 6 batches of which 2 were none: step 4 is the next.
-    assert rest.lr == [policy.lr(step) for step in range(4, 14)] == first.lr[6:]
-    assert rest.momentum == [policy.momentum(step) for step in range(4, 14)] == first.momentum[6:]
+    # 8 batches of which 2 were none: step 6 is the next.
+    assert rest.lr == [policy.lr(step) for step in range(6, 14)] == first.lr[8:]
+    assert rest.momentum == [policy.momentum(step) for step in range(6, 14)] == first.momentum[8:]
 
 
 # ------------------------------------------------------------------------------------- fine-tuning a backbone

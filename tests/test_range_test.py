@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing import event_accumulator
 from torch import nn
@@ -74,6 +75,8 @@ SCHEDULES: dict[str, Any] = {
 }
 
 
+# torch 2.4 warns of what its own SequentialLR does.
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("groups", [False, True], ids=["one group", "two groups"])
 def test_the_peak_of_the_real_run_is_the_found_lr(name: str, groups: bool) -> None:
@@ -820,7 +823,7 @@ INTERRUPTIONS: dict[str, tuple[Callable[[], Interrupt], dict[str, Any], int]] = 
         {"every_n_train_steps": 5},
         10,
     ),
-    "in the first epoch": (
+    "in the first epoch, saved every third step": (
         lambda: Interrupt(Stopped(), "on_train_batch_start", step=6),
         {"every_n_train_steps": 3},
         6,
@@ -854,6 +857,8 @@ INTERRUPTIONS: dict[str, tuple[Callable[[], Interrupt], dict[str, Any], int]] = 
 
 
 def saving(interruption: str, folder: Path) -> pl.Callback:
+    if "saved every epoch" not in interruption and not hasattr(_FitLoop, "restarted_mid_epoch"):
+        pytest.skip("before its #20379 Lightning repeats a batch of an epoch within which it resumes")
     return ModelCheckpoint(folder, "{step}", save_top_k=-1, **INTERRUPTIONS[interruption][1])
 
 
@@ -956,7 +961,7 @@ def test_a_resumed_run_repeats_no_milestone_and_leaves_out_none(
     assert (test.curve, test.suggestion) == (whole.curve, whole.suggestion)
     # Each epoch begins with a test. The interrupted run has begun so many, and the resumed one begins those behind the
     # checkpoint's step.
-    begun = {"in the first epoch": 1, "at the start of an epoch, saved every epoch": 3}
+    begun = {"in the first epoch, saved every third step": 1, "at the start of an epoch, saved every epoch": 3}
     begun["in the last epoch, saved every third step"] = 3
     assert count_of_tests(caplog) == begun.get(interruption, 2) + 2 - (step - 1) // 8
 

@@ -728,12 +728,31 @@ def test_any_replan_is_without_a_jump_and_ends_with_the_run(
     for (lr, momentum), (saved_lr, saved_momentum) in zip(held(again), held(optimizer), strict=True):
         assert lr == pytest.approx(saved_lr, rel=1e-12)
         assert momentum == pytest.approx(saved_momentum, rel=1e-12)
-    assert resumed.total_steps == asked
+    has_no_room = at >= total_steps - 1 and more == 1  # a new cycle needs three steps to rise and fall
+    assert resumed.total_steps == (total_steps if has_no_room else asked)
     rates = group_of(play(again, resumed, more + 20))[0]
     assert max(rates) <= max_lr
     assert rates[more:] == [rates[more]] * 20
     if at < scheduler.policy.peak_step and asked >= total_steps:
         assert max(rates) == max_lr
+
+
+@pytest.mark.parametrize(("more", "expected"), [(2, [1e-5, 1e-5]), (3, [1e-5, 1.0, 1e-5])], ids=["two", "three"])
+def test_an_ended_run_of_two_more_steps_does_not_end_at_a_peak(more: int, expected: list[float]) -> None:
+    optimizer, scheduler = cycle(N)
+    play(optimizer, scheduler, N)
+    with pytest.warns(UserWarning, match="leaves nothing to plan" if more == 2 else "a new cycle rises"):
+        again, resumed = resumed_from(optimizer, scheduler, N + more)
+    assert group_of(play(again, resumed, more))[0] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("after", [N, N + 2], ids=["at the end", "two steps behind it"])
+def test_a_restart_behind_the_end_holds_the_last_value(after: int) -> None:
+    optimizer, scheduler = cycle(N)
+    play(optimizer, scheduler, after)
+    scheduler.restart(2.0)
+    assert group_of(play(optimizer, scheduler, 3))[0] == pytest.approx([2e-5] * 3, rel=1e-12)
+    assert scheduler.total_steps == N
 
 
 def test_a_tensor_lr_is_replanned_in_place() -> None:
