@@ -13,6 +13,12 @@ of `LRRangeTest`, as those in which a test at the start of a fit is easy to get 
 not how often a user will notice.
 
     python benchmarks/isolation.py
+
+Result (torch 2.15.0, lightning 2.6.6, 2 cores of a shared x86 server, 87 fits and 19 faults in 2 min, n = 2 runs with
+the same table): `LRRangeTest` passes 105 of 106, all but the queue with noise. `LearningRateFinder`: of the 87 fits 2
+pass, 48 differ in nothing but the global random streams, 26 train other weights, 5 differ elsewhere and 6 raise; of the
+19 faults 12 leave a Trainer that cannot fit again, SIGTERM ends the process and leaves a checkpoint behind, 2 that keep
+the finder from writing raise, and after the 4 losses that are not finite only the random streams differ.
 """
 
 import argparse
@@ -31,11 +37,11 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout: the scenarios lie in its tests, which no wheel has
 from peers import PASS, silence
 
 from pl_onecycle import LRRangeTest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests are no part of the package; they lie beside this folder
 from tests.faults import FAULTS, Fault
 from tests.scenarios import SCENARIOS, Fit, Marker, differences, shape_of
 

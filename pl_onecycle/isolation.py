@@ -15,6 +15,7 @@ import copy
 from collections.abc import Iterator, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from operator import length_hint
 from types import FunctionType
 from typing import Any
@@ -29,10 +30,11 @@ from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnect
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
 
-from pl_onecycle.memory import Memory, RandomState
+from pl_onecycle.memory import ATOMS, Memory, RandomState
 from pl_onecycle.signals import Signals
-from pl_onecycle.sources import NO_SOURCE, TakenFirst, Tape, gone_once_taken, leave_data_alone, remember_source
+from pl_onecycle.sources import NO_SOURCE, TakenFirst, Tape, leave_data_alone, remember_source, tape_of
 
 
 @contextmanager
@@ -95,6 +97,12 @@ def _remember(trainer: pl.Trainer, memory: Memory, tapes: list[Tape | None]) -> 
     memory.remember_bindings(getattr(trainer, "datamodule", None))
     memory.remember(trainer.lightning_module)
     others = {key: (item, _look_of(item)) for key, item in memory.unknown.items() if _may_change(item)}
+    wrapper = trainer.strategy.model
+    if isinstance(wrapper, nn.Module) and wrapper is not trainer.lightning_module:
+        # What it keeps belongs to a reducer whose own state goes on.
+        memory.leave_alone(wrapper)
+        memory.remember(wrapper._forward_pre_hooks)
+        memory.remember([*wrapper.parameters(), *wrapper.buffers()])
     memory.remember_attributes(trainer)
     memory.remember_attributes(trainer.strategy)
     memory.remember_attributes(trainer.precision_plugin)
@@ -107,24 +115,38 @@ def _remember(trainer: pl.Trainer, memory: Memory, tapes: list[Tape | None]) -> 
     return others
 
 
-# What the libraries keep in a module is theirs to look after.
-_LIBRARIES = ("torch", "lightning", "torchmetrics", "functools", "types")
+# What these keep in a module is theirs to look after.
+_LIBRARIES = (
+    *("torch._C", "torch._dynamo", "torch.distributed", "lightning", "torchmetrics"),
+    *("concurrent", "functools", "logging", "threading"),
+)
 
 
 def _may_change(item: Any) -> bool:
-    home = type(item).__module__.partition(".")[0]
-    return home not in _LIBRARIES and not isinstance(item, (*NO_SOURCE, FunctionType))
+    home = type(item).__module__ + "."
+    is_theirs = any(home.startswith(f"{library}.") for library in _LIBRARIES)
+    return not is_theirs and not isinstance(item, (*NO_SOURCE, FunctionType))
 
 
-def _look_of(item: Any) -> Any:
+def _look_of(item: Any) -> dict[str, Any]:
     """What can be seen of an object of any type without a copy: attributes, their lengths, items still to come."""
-    if not hasattr(item, "__dict__"):
-        return length_hint(item, -1) if isinstance(item, Iterator) else None
-    return {name: (id(value), len(value) if isinstance(value, Sized) else None) for name, value in vars(item).items()}
+    if isinstance(item, Iterator) and not hasattr(item, "__dict__"):
+        return {"still to come": length_hint(item, -1)}
+    return {name: _look_of_value(value) for name, value in getattr(item, "__dict__", {}).items()}
+
+
+def _look_of_value(value: Any) -> Any:
+    return repr(value) if isinstance(value, ATOMS) else (id(value), len(value) if isinstance(value, Sized) else None)
+
+
+def _has_changed(item: Any, look: dict[str, Any]) -> bool:
+    """Whether what was there is another now; what has come is no more than something kept for later use."""
+    now = _look_of(item)
+    return any(now.get(name) != value for name, value in look.items())
 
 
 def _warn_of_changes(others: dict[int, Any]) -> None:
-    changed = sorted({type(item).__name__ for item, look in others.values() if _look_of(item) != look})
+    changed = sorted({type(item).__name__ for item, look in others.values() if _has_changed(item, look)})
     if changed:
         rank_zero_warn(
             f"The module holds objects of type {', '.join(changed)} that its training has changed in a trial, and which"
@@ -196,14 +218,11 @@ def _tapes(trainer: pl.Trainer) -> list[Tape | None]:
     """One for each loader that cannot be started over."""
     users = _train_loader(trainer)
     assert users._iterator is not None
-    tapes: list[Tape | None] = []
-    for part, begun in zip(users.flattened, users._iterator.iterators, strict=True):
-        taken = gone_once_taken(part)
-        if taken is None:
-            tapes.append(None)
-        else:
-            tapes.append(Tape(begun if _has_begun(trainer) else iter(part), taken))
-    return tapes
+    has_begun = _has_begun(trainer)
+    return [
+        tape_of(part, partial(iter, begun if has_begun else part))
+        for part, begun in zip(users.flattened, users._iterator.iterators, strict=True)
+    ]
 
 
 def _has_begun(trainer: pl.Trainer) -> bool:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
-_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+ATOMS = (type(None), bool, int, float, complex, str, bytes)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.BitGenerator, np.random.RandomState, random.Random)
 
 
@@ -50,7 +51,7 @@ class Memory:
             (np.ndarray, self._array),
             (GENERATORS, self._generator),
             (nn.Module, self._module),
-            (Optimizer, lambda optimizer: self.remember(vars(optimizer))),
+            ((Optimizer, LRScheduler, torch.amp.GradScaler), lambda keeper: self.remember(vars(keeper))),
             (dict, self._dict),
             ((list, deque, set), self._collection),
             ((tuple, frozenset), self._items),
@@ -58,7 +59,7 @@ class Memory:
 
     def remember(self, value: Any) -> None:
         """Remember ``value`` and, for containers, modules and optimizers, all that is inside."""
-        if isinstance(value, _ATOMS) or id(value) in self._seen:
+        if isinstance(value, ATOMS) or id(value) in self._seen:
             return
         for kinds, keep in self._kinds:
             if isinstance(value, kinds):
@@ -181,7 +182,8 @@ def _empty_again(tensor: Any, kind: type, device: torch.device, dtype: torch.dty
 
 
 def _put_back(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
-    if list(mapping) == list(saved):  # nothing came or went: no moment at which a key is missing
+    # Keys by identity, as a tensor has no plain equality.
+    if [*map(id, mapping)] == [*map(id, saved)]:  # nothing came or went: no moment at which a key is missing
         for key, item in saved.items():
             if mapping[key] is not item:
                 mapping[key] = item

@@ -1,5 +1,6 @@
 """Lead an optimizer through a policy and record the loss of each of its steps."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,8 @@ from pl_onecycle.curve import LossCurve, Outcome, first_explosion
 from pl_onecycle.param_groups import has_momentum, peak_lrs, rescale, write, write_momentum
 from pl_onecycle.policy import Policy
 from pl_onecycle.real_step import after_real_step
+
+logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, float], None]
 
@@ -174,9 +177,12 @@ class Recorder(pl.Callback):
     def is_divergence(self, error: Exception) -> bool:
         """Whether an exception is the doing of the sweep, which is then recorded as a loss that is not finite."""
         if not isinstance(error, TrialFailedElsewhere):
+            if self._trainer.world_size > 1:  # told before the others are waited for
+                logger.error("A trial failed in process %d.", self._trainer.global_rank, exc_info=error)
             self.agree(False)
         weights = [weight for weight in self._trainer.lightning_module.parameters() if not is_lazy(weight)]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        scaled = getattr(self._trainer.precision_plugin, "scaler", None) is not None  # which lives with infinite ones
+        gradients = [weight.grad for weight in weights if weight.grad is not None and not scaled]
         diverged = not all(bool(torch.isfinite(v).all()) for v in (*weights, *gradients, *self._micro, *self._tried))
         alone = self._trainer.world_size == 1
         if not alone:

@@ -4,21 +4,21 @@ Most loaders are started over and begin with the same batches, if their samplers
 were. From a queue, a socket or an iterator a batch comes once; what a trial takes from those goes to the real run.
 """
 
+import copy
 import itertools
 from collections import deque
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from pl_onecycle.memory import GENERATORS, Memory, RandomState
+from pl_onecycle.memory import ATOMS, GENERATORS, Memory, RandomState
 
 # A container of more parts holds data, not what makes batches of them.
 MOST_PARTS = 100
@@ -30,7 +30,23 @@ NO_SOURCE = (type, ModuleType, str, bytes, int, float, type(None), Tensor, np.nd
 def leave_data_alone(memory: Memory, loaders: list[Any]) -> None:
     """To be called first, so that no data set is copied because something else refers to it."""
     for loader in loaders:
-        memory.remember_bindings(getattr(loader, "dataset", None))
+        _leave_alone(memory, getattr(loader, "dataset", None))
+
+
+def _leave_alone(memory: Memory, data: Any, depth: int = 4) -> None:
+    if isinstance(data, (*NO_SOURCE, nn.Module, *GENERATORS)):
+        return
+    is_container = isinstance(data, (list, tuple, dict))
+    if is_container and len(data) > MOST_PARTS:
+        memory.leave_alone(data)
+        return
+    if not is_container:
+        memory.remember_bindings(data)
+    parts = (
+        data.values() if isinstance(data, dict) else data if is_container else getattr(data, "__dict__", {}).values()
+    )
+    for part in tuple(parts) if depth > 0 else ():
+        _leave_alone(memory, part, depth - 1)
 
 
 def remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4) -> None:
@@ -44,6 +60,8 @@ def remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4)
         memory.remember(source)
     elif not isinstance(source, (list, tuple, dict)):
         memory.remember_bindings(source)
+    elif len(source) <= MOST_PARTS and all(isinstance(part, ATOMS) for part in source):
+        memory.remember(source)
     inside = source if isinstance(source, dict) else getattr(source, "__dict__", {})
     # The workers behind `_iterator` are those of the real run, which nobody touches.
     parts = source if isinstance(source, (list, tuple)) else [inside[key] for key in inside if key != "_iterator"]
@@ -54,14 +72,24 @@ def remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4)
 
 # ----------------------------------------------------------------------------- what is gone once taken
 class Tape(Iterator[Any]):
-    """Batches from a source that cannot be started over; remembers what it has given."""
+    """Batches from a source that cannot be started over; remembers what it has given.
 
-    def __init__(self, source: Iterator[Any], taken: deque[Any]) -> None:
-        self.source, self.taken = source, taken
+    Args:
+        source: Where it goes on.
+        looks: Iterators that have been asked for one batch each. They are kept, as a generator that is dropped may end
+            what it has taken from.
+        taken: Those batches, which the real run is given first.
+    """
+
+    def __init__(self, source: Iterator[Any], looks: Sequence[Iterator[Any]], taken: Iterable[Any]) -> None:
+        self.source, self.looks, self.taken = source, looks, deque(taken)
 
     def __next__(self) -> Any:
         batch = next(self.source)
-        self.taken.append(apply_to_collection(batch, Tensor, Tensor.clone))  # training may write into the batch
+        with suppress(Exception):  # of what cannot be copied, the real run gets the very batch
+            self.taken.append(copy.deepcopy(batch))  # training may write into the batch
+            return batch
+        self.taken.append(batch)
         return batch
 
 
@@ -69,7 +97,7 @@ class TakenFirst:
     """A loader that gives the batches of a tape before its own; an epoch that leaves some leaves them to the next."""
 
     def __init__(self, loader: Any, tape: Tape) -> None:
-        self.loader, self.taken, self.begun = loader, tape.taken, [tape.source]
+        self.loader, self.tape, self.taken, self.begun = loader, tape, tape.taken, [tape.source]
 
     def __iter__(self) -> Iterator[Any]:
         anew = iter(self.loader)  # asked for in any case: a DataLoader draws a random number then
@@ -85,38 +113,51 @@ def _taken_first(taken: deque[Any], source: Iterator[Any]) -> Iterator[Any]:
     yield from source
 
 
-def gone_once_taken(loader: Any) -> deque[Any] | None:
-    """None for a loader that can be started over; else the batches that were taken to find out that it cannot be."""
+def tape_of(loader: Any, source: Callable[[], Iterator[Any]]) -> Tape | None:
+    """None for a loader that can be started over; else a tape of what ``source`` gives from here on."""
     dataset = getattr(loader, "dataset", None)
     if isinstance(loader, (TakenFirst, Iterator)) or isinstance(dataset, Iterator):
-        return deque()
+        return Tape(source(), (), ())
     has_rows = isinstance(loader, DataLoader) and not isinstance(dataset, IterableDataset)
     if has_rows or getattr(loader, "num_workers", 0) > 0:  # each worker has a data set of its own
         return None
-    if dataset is not None and iter(dataset) is iter(dataset):
-        return deque()
-    first, second = _first_batch(loader), _first_batch(loader)
-    return None if _same(first, second) else deque([*first, *second])
+    with _untouched(loader):
+        if dataset is not None and iter(dataset) is iter(dataset):
+            return Tape(source(), (), ())
+    (one, first), (other, second) = _first_batch(loader), _first_batch(loader)
+    return None if _look(first) == _look(second) else Tape(source(), (one, other), (*first, *second))
 
 
-def _first_batch(loader: Any) -> list[Any]:
-    """The batch that the loader begins with, if any; leaves the loader and the random streams as they were."""
+def _first_batch(loader: Any) -> tuple[Iterator[Any], list[Any]]:
+    """A new iterator and the batch that it begins with, if any."""
+    with _untouched(loader):
+        iterator = iter(loader)
+        return iterator, list(itertools.islice(iterator, 1))
+
+
+@contextmanager
+def _untouched(loader: Any) -> Iterator[None]:
+    """Leave the loader and the random streams as they were."""
     with ExitStack() as undo:
         undo.callback(RandomState().restore)
         memory = Memory()
         undo.callback(memory.restore)
         leave_data_alone(memory, [loader])
         remember_source(memory, loader, set())
-        return list(itertools.islice(loader, 1))
+        yield
 
 
-def _same(one: Any, other: Any) -> bool:
-    try:
-        np.testing.assert_equal(*(apply_to_collection(batch, Tensor, _bits) for batch in (one, other)))
-    except AssertionError:
-        return False
-    return True
-
-
-def _bits(tensor: Tensor) -> Any:
-    return tensor.dtype, tensor.shape, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+def _look(item: Any, depth: int = 8) -> Any:
+    """What compares as the content of a batch, of whatever objects it is made."""
+    if isinstance(item, Tensor):
+        bits = item.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return item.dtype, item.shape, bits.numpy().tobytes()
+    if isinstance(item, np.ndarray):
+        return item.dtype, item.shape, item.tobytes()
+    if isinstance(item, ATOMS):
+        return repr(item)  # NaN is NaN
+    if isinstance(item, dict):
+        return [(repr(key), _look(value, depth - 1)) for key, value in item.items()]
+    if isinstance(item, (list, tuple)):
+        return [_look(part, depth - 1) for part in item]
+    return type(item), _look(vars(item), depth - 1) if depth > 0 and hasattr(item, "__dict__") else None

@@ -320,6 +320,22 @@ class NotesInCheckpoints(Momentum):
         checkpoint["note"] = Note()
 
 
+class OwnScheduler(Momentum):
+    """Steps a schedule of its own by hand, and keeps a gradient scaler."""
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        self.own = torch.optim.lr_scheduler.StepLR(optimizer, 3, 1.0)
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        return optimizer
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.own.step()
+        self.scaler.scale(torch.ones(1))
+        self.scaler.update(self.scaler.get_scale() * 2)
+        self.average = self.own.last_epoch + self.scaler.get_scale()
+
+
 class Scheduled(Momentum):
     def configure_optimizers(self) -> Any:
         optimizer = super().configure_optimizers()
@@ -528,7 +544,7 @@ class SometimesNone(Recording):
         return None if batch_idx % 3 == 1 else loss
 
 
-class LogsNothing(Dropout):
+class LogsNothing(Momentum):
     def log(self, *_: Any, **__: Any) -> None:
         """A barebones Trainer takes no metrics."""
 
@@ -644,10 +660,46 @@ class Queue(IterableDataset[tuple[Tensor, ...]]):
 
     def __init__(self) -> None:
         rows = data().dataset
-        self.rows = (rows[i % 256] for i in range(5000))
+        self.rows = iter([rows[i % 256] for i in range(5000)])
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         yield from self.rows
+
+
+class CountsEpochs(IterableDataset[Any]):
+    """Counts its iterators, in a number and in a list, and gives objects that no comparison knows."""
+
+    def __init__(self) -> None:
+        self.epoch, self.epochs = 0, [0]
+
+    def __iter__(self) -> Iterator[Any]:
+        self.epoch += 1
+        self.epochs[0] += 1
+        rows: Any = data().dataset
+        shift = 0.1 * self.epoch + 0.01 * self.epochs[0]
+        return (Pair(rows[i][0] + shift, rows[i][1]) for i in range(256))
+
+
+@dataclass(frozen=True)
+class Pair:
+    features: Tensor
+    label: Tensor
+
+
+class Pairs:
+    """A batch of a type of the user's own, which compares by identity."""
+
+    def __init__(self, pairs: list[Pair]) -> None:
+        self.features = torch.stack([pair.features for pair in pairs])
+        self.labels = torch.stack([pair.label for pair in pairs])
+
+    def to(self, device: Any) -> "Pairs":
+        return self
+
+
+class OfPairs(Recording):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step([batch.features, batch.labels], batch_idx)
 
 
 class InPlaceSampler(torch.utils.data.Sampler[int]):
@@ -919,6 +971,9 @@ SCENARIOS: dict[str, Scenario] = {
         loader=lambda: DataLoader(Once(), 32), options=with_options(limit_train_batches=20)
     ),
     "queue": Scenario(loader=lambda: DataLoader(Queue(), 32), options=with_options(limit_train_batches=20)),
+    "iterable data set that counts epochs, batches of an own type": Scenario(
+        OfPairs, lambda: DataLoader(CountsEpochs(), 32, collate_fn=Pairs)
+    ),
     "iterator instead of a loader": Scenario(
         WritesIntoBatch, loader=lambda: itertools.cycle(list(data())), options=with_options(limit_train_batches=20)
     ),

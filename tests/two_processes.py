@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -120,7 +120,7 @@ class Broken(Exception):
     """What goes wrong in one process."""
 
 
-def ddp(strategy: str = "ddp") -> Callable[[Path], dict[str, Any]]:
+def ddp(strategy: Any = "ddp") -> Callable[[Path], dict[str, Any]]:
     return lambda root: {"devices": 2, "strategy": strategy}
 
 
@@ -230,6 +230,9 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "test again in epoch 1": lambda: fits(SHUFFLED, quiet(milestones=(1,))),
     "two optimizers": lambda: fits(
         Scenario(Gan, lambda: data(shuffle=True), options=ddp("ddp_find_unused_parameters_true")), quiet(optimizer=1)
+    ),
+    "static graph": lambda: fits(
+        replace(SHUFFLED, options=lambda root: ddp(DDPStrategy(static_graph=True))(root)), quiet()
     ),
     "NaN in one process": nan_on_one,
     "applied": applied,
