@@ -72,7 +72,7 @@ def _chosen(trainer: pl.Trainer, index: int) -> torch.optim.Optimizer:
     usable = [optimizer for optimizer in trainer.optimizers if optimizer.param_groups]  # Lightning's stand-in has none
     if index >= len(usable):
         name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
-        which = "an optimizer" if index == 0 else f"an optimizer with index {index}"
+        which = "an optimizer" if index == 0 else f"the optimizer with index {index}"
         raise MisconfigurationException(f"The test needs {which}, and {name} returned {len(usable) or 'none'}.")
     check_lrs(trainer.optimizers[index], MisconfigurationException)
     return trainer.optimizers[index]

@@ -1013,6 +1013,7 @@ SCENARIOS: dict[str, Scenario] = {
     "manual optimization and OneCycleLR": Scenario(ManualSchedule),
     "GAN, two optimizers": Scenario(GAN),
     # ---- schedules and validation
+    "schedule and gradient scaler of the module's own": Scenario(OwnScheduler),
     "OneCycleLR": Scenario(Scheduled),
     "ReduceLROnPlateau and validation": Scenario(Validated, options=with_options(max_epochs=4)),
     "outcome of the validation kept": Scenario(KeepsValidation),
