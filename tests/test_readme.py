@@ -9,7 +9,9 @@ import lightning.pytorch as pl
 import pytest
 from lightning.pytorch.cli import LightningCLI
 
+from tests.faults import FAULTS
 from tests.fits import SmallNet, data
+from tests.scenarios import SCENARIOS
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -51,3 +53,11 @@ def test_the_flags_of_the_readme_put_the_callback_into_any_lightning_cli(monkeyp
     assert test.num_steps == 200
     assert len(test.curve) > 100
     assert cli.model.lr == test.suggestion.lr
+
+
+def test_the_table_of_fits_and_faults_names_all_that_are_tested_and_no_others() -> None:
+    start = README.index("| fits, and their tests")
+    rows = [row.split("|") for row in README[start:].partition("\n\n")[0].splitlines()[2:]]
+    named = [[name.strip() for cell in re.findall(r"\*([^*]+)\*", row[1]) for name in cell.split(";")] for row in rows]
+    assert sorted(name for names in named for name in names) == sorted([*SCENARIOS, *FAULTS])
+    assert [row[2].strip() for row in rows] == [f"{len(names)} of {len(names)}" for names in named]
