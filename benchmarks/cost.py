@@ -13,11 +13,11 @@ gives the median of the ratios of the repetitions with the smallest and the larg
 
     python benchmarks/cost.py
 
-Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server, n = 41, 70 s): a step of
-`OneCycleScheduler` takes 2.31 (1.64 to 2.80) times as long as one of ``OneCycleLR`` with one group (6.6 against 3.0
-microseconds), 0.50 (0.42 to 0.64) times with 100 groups of one lr and 1.70 (0.96 to 2.26) times with 100 groups of 100
-lrs. A trial of 100 steps takes 1.17 (0.92 to 1.71) times as long as the loop of a fit, 1.14 (0.76 to 1.90) times as
-long as a whole fit and 1.03 (0.66 to 1.71) times as long as Lightning's search: no difference that these cores can
+Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server, n = 41, 45 s): a step of
+`OneCycleScheduler` takes 2.28 (1.84 to 3.24) times as long as one of ``OneCycleLR`` with one group (11.6 against 5.2
+microseconds), 0.48 (0.29 to 0.66) times with 100 groups of one lr and 1.62 (1.09 to 2.15) times with 100 groups of 100
+lrs. A trial of 100 steps takes 1.28 (0.68 to 2.13) times as long as the loop of a fit, 1.26 (0.68 to 2.12) times as
+long as a whole fit and 1.13 (0.65 to 1.83) times as long as Lightning's search: no difference that these cores can
 resolve.
 """
 
