@@ -1,4 +1,4 @@
-"""Make a found learning rate the one that training really uses.
+"""Make a found learning rate, weight decay or momentum the one that training really uses.
 
 One number goes to the parameter groups, to whatever schedule stands on them and to the module's attribute;
 what changed is told.
@@ -15,14 +15,16 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pl_onecycle.checks import expect_number
-from pl_onecycle.param_groups import peak_lrs, rescale, write
+from pl_onecycle.param_groups import has_momentum, peak_lrs, rescale, write, write_momentum, write_weight_decay
 from pl_onecycle.scheduler import OneCycleScheduler
 
 # Learning rates that torch's schedulers keep in the groups (OneCycleLR all of them, the others `initial_lr`) ...
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 # ... and in themselves.
 _SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr")
-_MODULE_NAMES = ("lr", "learning_rate")
+# Attributes and hparams of a module that follow.
+LR_NAMES = ("lr", "learning_rate")
+WEIGHT_DECAY_NAMES = ("weight_decay",)
 
 
 def apply_max_lr(
@@ -84,12 +86,12 @@ def apply_max_lr(
     for part in parts:
         if isinstance(part, OneCycleScheduler):
             (part.restart if restart else part.set_max_lr)(lr)
-    changed = [f"{len(groups)} parameter group{'s' if len(groups) > 1 else ''}"]
+    changed = [_groups(len(groups))]
     for scheduler in schedulers:
         name = type(scheduler).__name__
         known = any(hasattr(part, key) for part in _parts(scheduler) for key in _SCHEDULER_KEYS)
         changed.append(name if known else f"not in {name}, which keeps learning rates where they cannot be found")
-    return changed + (set_attributes(module, lr) if module is not None else [])
+    return changed + set_attributes(module, LR_NAMES, lr)
 
 
 def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = (), horizon: int = 1) -> float:
@@ -116,17 +118,72 @@ def _parts(scheduler: Any) -> Iterator[Any]:
         yield from _parts(inner)
 
 
-def set_attributes(module: torch.nn.Module, lr: float) -> list[str]:
-    """Set the learning rates that the module or its hparams carry as a number or None; return their names."""
+def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.nn.Module | None = None) -> list[str]:
+    """Make ``weight_decay`` the largest decay of the groups that decay; those at 0 beside them stay at 0.
+
+    Coupled (SGD, Adam) and decoupled decay (AdamW) are written alike, as the group's ``weight_decay``. Ratios between
+    decayed groups stay; where all are at 0, all get it.
+
+    Args:
+        weight_decay: The new decay, >= 0.
+        optimizer: Its groups are written.
+        module: ``weight_decay`` of it and of its ``hparams`` follow where they exist.
+
+    Returns:
+        What was changed, for people.
+
+    Raises:
+        ValueError: The optimizer has no weight decay.
+
+    Example:
+        >>> weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+        >>> optimizer = torch.optim.AdamW([{"params": weights[:1], "weight_decay": 0.0}, {"params": weights[1:]}])
+        >>> apply_weight_decay(0.1, optimizer), [group["weight_decay"] for group in optimizer.param_groups]
+        (['1 parameter group'], [0.0, 0.1])
+    """
+    expect_number("weight_decay", weight_decay, minimum=0)
+    groups = _groups(write_weight_decay(optimizer, weight_decay))
+    return [groups, *set_attributes(module, WEIGHT_DECAY_NAMES, weight_decay)]
+
+
+def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[Any] = ()) -> list[str]:
+    """Make ``momentum`` the largest one of training: of the cycle where there is one, else of the groups.
+
+    Groups without momentum, or whose momentum is 0, are left alone.
+
+    Args:
+        momentum: The new momentum or beta1, in [0, 1).
+        optimizer: Its groups are written.
+        schedulers: A `OneCycleScheduler` among them is given it as its ``max_momentum``.
+
+    Returns:
+        What was changed, for people.
+    """
+    expect_number("momentum", momentum, minimum=0, below=1)
+    groups = [group for group in optimizer.param_groups if has_momentum(group)]
+    for group in groups:
+        write_momentum(group, momentum)
+    cycles = [part for scheduler in schedulers for part in _parts(scheduler) if isinstance(part, OneCycleScheduler)]
+    for cycle in cycles:
+        cycle.set_max_momentum(momentum)
+    return [_groups(len(groups)), *(type(cycle).__name__ for cycle in cycles)]
+
+
+def _groups(number: int) -> str:
+    return f"{number} parameter group{'' if number == 1 else 's'}"
+
+
+def set_attributes(holder: Any, names: Sequence[str], value: float) -> list[str]:
+    """Set those of ``names`` that a module or its hparams carry as a number or None; return what was set."""
     changed = []
-    hparams = getattr(module, "hparams", {})
-    for name in _MODULE_NAMES:
+    hparams = getattr(holder, "hparams", {})
+    for name in names:
         if name in hparams and _is_rate(hparams[name]):
-            hparams[name] = lr
+            hparams[name] = value
             changed.append(f"hparams.{name}")
-        if _is_rate(getattr(module, name, "missing")):
+        if _is_rate(getattr(holder, name, "missing")):
             with suppress(AttributeError):  # a property without a setter
-                setattr(module, name, lr)
+                setattr(holder, name, value)
                 changed.append(f"module.{name}")
     return changed
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -13,6 +14,7 @@ from typing_extensions import Unpack
 from pl_onecycle.checks import expect
 from pl_onecycle.presets import PolicyArguments, Preset
 from pl_onecycle.scheduler import OneCycleScheduler
+from pl_onecycle.settings import settings_of
 
 
 def configure_one_cycle(
@@ -29,6 +31,7 @@ def configure_one_cycle(
     ``max_lr`` is each group's own lr, until an `LRRangeTest` finds a better one; ratios between groups stay. The
     length is the number of optimizer steps of the run, from the Trainer: epochs, ``max_steps``,
     ``limit_train_batches``, accumulation and devices all count. Nothing but lr and momentum of ``optimizer`` changes.
+    Arguments that the Trainer has been given by `OneCycleSettings`, as from a command line, come before those here.
 
     Args:
         module: The LightningModule, attached to its Trainer as it is in ``configure_optimizers``.
@@ -56,7 +59,8 @@ def configure_one_cycle(
     expect(isinstance(module, pl.LightningModule), "module", wanted, type(module).__name__, TypeError)
     if total_steps is None:
         total_steps = _trainer_steps(module)
-    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, preset=preset, only_real_steps=True, **arguments)
+    asked: Any = {"preset": preset, **arguments, **settings_of(module).policy_arguments}
+    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, only_real_steps=True, **asked)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 
 

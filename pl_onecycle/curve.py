@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pl_onecycle.checks import expect, expect_number, expect_one_of
 
-Outcome = Literal["completed", "diverged", "stopped", "overridden"]
+Outcome = Literal["completed", "diverged", "stopped", "dropped", "overridden"]
 Array = npt.NDArray[np.float64]
 
 # Width of the smoothing kernel (one standard deviation) in decades of lr. On the default sweep of eight
@@ -38,11 +38,14 @@ class LossCurve:
         loss: As many losses, raw: means over the micro-batches of one optimizer step. The last may be NaN or
             infinite; it then ended the sweep.
         outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite),
-            ``"stopped"`` (by the module, or because the data ran out) or ``"overridden"`` (the module set its own lr).
+            ``"stopped"`` (by the module, or because the data ran out), ``"dropped"`` (it had become clear that another
+            is better) or ``"overridden"`` (the module set its own lr).
         initial_loss: The loss before the first update, or None where it is not known.
+        val_steps: After how many optimizer steps the validation loss was measured, rising; empty where it was not.
+        val_loss: As many validation losses, each the mean over the same few batches.
 
     Raises:
-        ValueError: The sequences differ in length, or a learning rate is not positive and finite.
+        ValueError: Sequences that belong together differ in length, or a learning rate is not positive and finite.
 
     Example:
         >>> curve = LossCurve(lr=[0.01, 0.1, 1.0], loss=[2.0, 1.0, float("nan")], outcome="diverged")
@@ -54,12 +57,18 @@ class LossCurve:
     loss: Sequence[float]
     outcome: Outcome = "completed"
     initial_loss: float | None = None
+    val_steps: Sequence[int] = ()
+    val_loss: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         """Turn the sequences into tuples of floats and check them."""
         object.__setattr__(self, "lr", tuple(float(value) for value in self.lr))
         object.__setattr__(self, "loss", tuple(float(value) for value in self.loss))
+        object.__setattr__(self, "val_steps", tuple(int(value) for value in self.val_steps))
+        object.__setattr__(self, "val_loss", tuple(float(value) for value in self.val_loss))
         expect(len(self.lr) == len(self.loss), "loss", f"as long as `lr` ({len(self.lr)})", len(self.loss))
+        steps = len(self.val_steps)
+        expect(steps == len(self.val_loss), "val_loss", f"as long as `val_steps` ({steps})", len(self.val_loss))
         expect_one_of("outcome", self.outcome, get_args(Outcome))
         for lr in self.lr:
             expect_number("lr", lr, above=0)
@@ -98,7 +107,7 @@ class LossCurve:
 
         Robust (median absolute deviation), so neither the fall nor the explosion counts as noise.
         """
-        return _noise(self.finite_loss)
+        return noise_of(self.finite_loss)
 
     def smoothed(self, bandwidth: float = BANDWIDTH) -> Array:
         """Return the smoothed loss at `finite_lr`, shape (n,).
@@ -125,7 +134,7 @@ class LossCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, as saved in checkpoints."""
-        return {**asdict(self), "lr": list(self.lr), "loss": list(self.loss)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def first_explosion(losses: Sequence[float], threshold: float | None, since: int = 0) -> int | None:
@@ -165,7 +174,7 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
         best = np.minimum.accumulate(middle)
         for k in range(max(since, START_POINTS), end):
             few = 1 + 10 / (k + 1)  # by chance, a handful of points shows far less noise than there is
-            unit = max(start - best[k], 4 * few * _noise(loss[: k + 1]))
+            unit = max(start - best[k], 4 * few * noise_of(loss[: k + 1]))
             if middle[k] - best[k] > threshold * unit + 1e-9 * abs(best[k]):
                 return k
     return end if len(bad) else None
@@ -178,7 +187,8 @@ def _median_of_three(loss: Array) -> Array:
     return middle
 
 
-def _noise(loss: Array) -> float:
+def noise_of(loss: Array) -> float:
+    """Return the standard deviation of losses about their trend; 0 for fewer than three."""
     if len(loss) < 3:
         return 0.0
     bend = loss[:-2] - 2 * loss[1:-1] + loss[2:]

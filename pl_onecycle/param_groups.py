@@ -1,7 +1,7 @@
-"""Read and write what the parameter groups of an optimizer hold: learning rate and momentum.
+"""Read and write what the parameter groups of an optimizer hold: learning rate, momentum and weight decay.
 
-The one place that knows where torch optimizers keep these: ``lr`` as a number or a tensor, momentum as
-``momentum`` (SGD, RMSprop) or as the first of ``betas`` (the Adam family).
+The one place that knows where torch optimizers keep these: ``lr`` and ``weight_decay`` as a number or a tensor,
+momentum as ``momentum`` (SGD, RMSprop) or as the first of ``betas`` (the Adam family).
 """
 
 import math
@@ -85,3 +85,25 @@ def write_momentum(group: dict[str, Any], momentum: float) -> None:
             group["betas"][0].fill_(momentum)
     else:
         group["betas"] = type(group["betas"])((momentum, *group["betas"][1:]))
+
+
+# ---------------------------------------------------------------------------------------- weight decay
+def weight_decay_of(optimizer: Optimizer, error: type[Exception] = ValueError) -> float:
+    """Return the largest weight decay of the groups; raises ``error`` for an optimizer that knows none."""
+    decays = [float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group]
+    wanted = "an optimizer with weight decay (a `weight_decay` in its parameter groups)"
+    expect(bool(decays), "optimizer", wanted, type(optimizer).__name__, error)
+    return max(decays)
+
+
+def write_weight_decay(optimizer: Optimizer, weight_decay: float) -> int:
+    """Make ``weight_decay`` the largest one, the others keep their ratio to it; return how many groups decay.
+
+    Groups at 0 beside decayed ones stay at 0; where all are at 0, all get it.
+    """
+    top = weight_decay_of(optimizer)
+    decayed = [group for group in optimizer.param_groups if "weight_decay" in group]
+    decayed = [group for group in decayed if top == 0 or float(group["weight_decay"]) > 0]
+    for group in decayed:
+        write(group, "weight_decay", rescale(float(group["weight_decay"]), top, weight_decay))
+    return len(decayed)

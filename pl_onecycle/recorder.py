@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as pl
@@ -20,6 +21,25 @@ from pl_onecycle.real_step import after_real_step
 logger = logging.getLogger(__name__)
 
 OnStep = Callable[[int, float], None]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """Where a sweep is looked at from outside while it lasts.
+
+    Attributes:
+        steps: After how many steps, rising.
+        val_batches: How many batches of each validation loader to validate on each time, the same ones.
+        monitor: Name of the logged metric that is the validation loss; where there is none, what ``validation_step``
+            returns is taken.
+        is_hopeless: Takes the curve so far and says whether to end the sweep as ``"dropped"``.
+    """
+
+    steps: Sequence[int]
+    val_batches: int = 0
+    monitor: str = "val_loss"
+    is_hopeless: Callable[[LossCurve], bool] | None = None
+
 
 # How many steps pass between two looks at the losses. A look at a loss on an accelerator makes the host wait for
 # it; on the CPU it costs nothing.
@@ -39,12 +59,19 @@ class Recorder(pl.Callback):
         policy: Policy,
         optimizer: torch.optim.Optimizer,
         threshold: float | None,
-        on_step: OnStep | None,
+        on_step: OnStep | None = None,
+        looks: Looks | None = None,
     ) -> None:
         self.done = False
         self.step = 0  # steps of the optimizer that are done
         self._trainer, self._policy, self._optimizer = trainer, policy, optimizer
         self._threshold, self._on_step = threshold, on_step
+        self._looks, self._to_come = looks, list(looks.steps if looks else ())
+        self._validates = looks is not None and looks.val_batches > 0 and trainer.enable_validation
+        self._due = self._dropped = False
+        self._val_batches: list[Tensor] = []  # losses of the validation that is running
+        self._val_steps: list[int] = []
+        self._val_losses: list[float] = []
         self._peaks = peak_lrs(optimizer)
         self._cycled = [has_momentum(group) for group in optimizer.param_groups]
         self._overridden = False  # whether something else set the lr of a step
@@ -139,11 +166,14 @@ class Recorder(pl.Callback):
             self._pending.append((self.step, self._tried[-1]))
             self._tried = []
         enough = self.step > self._policy.total_steps
-        if enough or trainer.strategy.root_device.type == "cpu" or len(self._pending) >= CHUNK:
+        self._due = bool(self._to_come) and self.step >= self._to_come[0]
+        self._to_come = [step for step in self._to_come if step > self.step]
+        if enough or self._due or trainer.strategy.root_device.type == "cpu" or len(self._pending) >= CHUNK:
             self.look()
         self.done = self.done or enough
-        if self.done:
-            trainer.should_stop = True
+        if self._due and not self._validates:
+            self._judge()
+        trainer.should_stop = trainer.should_stop or self.done
 
     def look(self) -> None:
         """Fetch the losses that are still on the device and see whether they have exploded."""
@@ -168,7 +198,47 @@ class Recorder(pl.Callback):
         # A curve has at least one point, also where the very first loss was not finite, unless its step was left out.
         self.done = self._overridden or (self._exploded is not None and (self._steps[-1] > 0 or self.step == 0))
 
+    # ----------------------------------------------------------------------------- what is seen of validation
+    def is_validation_due(self) -> bool:
+        """Whether to validate after this batch."""
+        return self._due and not self.done
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if isinstance(loss, Tensor):
+            self._val_batches.append(loss.detach().float().mean())
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert self._looks is not None
+        name = self._looks.monitor
+        metrics = trainer.callback_metrics
+        logged = [metrics[key] for key in metrics if key.partition("/dataloader_idx_")[0] == name]  # of several loaders
+        losses = [value.detach().float().mean() for value in logged] or self._val_batches
+        self._val_batches = []
+        if losses:
+            mean = torch.stack([loss.to(trainer.strategy.root_device) for loss in losses]).mean()
+            self._val_steps.append(self.step)
+            self._val_losses.append(float(trainer.strategy.reduce(mean, reduce_op="mean")))
+        self._judge()
+        trainer.should_stop = trainer.should_stop or self.done
+
     # ---------------------------------------------------------------------------------- what ends the sweep
+    def _judge(self) -> None:
+        """Ask whether it is worth going on."""
+        if self._looks is not None and self._looks.is_hopeless is not None and not self.done:
+            self._dropped = self._looks.is_hopeless(self.curve())
+            self.done = self._dropped
+
     def agree(self, fine: bool) -> None:
         """Tell the other processes whether this one can go on, and raise where another one cannot."""
         if self._trainer.world_size > 1 and not self._trainer.strategy.reduce_boolean_decision(fine) and fine:
@@ -213,7 +283,10 @@ class Recorder(pl.Callback):
             outcome = "diverged"
             last = max(self._steps[self._exploded], 1)
             losses = {step: loss for step, loss in losses.items() if step <= last}
+        if self._dropped:
+            outcome = "dropped"
         if self._overridden:
             outcome = "overridden"
         initial = losses.pop(0, None)
-        return LossCurve([self._policy.lr(step - 1) for step in losses], list(losses.values()), outcome, initial)
+        lrs = [self._policy.lr(step - 1) for step in losses]
+        return LossCurve(lrs, list(losses.values()), outcome, initial, self._val_steps, self._val_losses)

@@ -123,6 +123,20 @@ class OneCycleScheduler(LRScheduler):
             group["max_lr"] = lr
         self._write()
 
+    def set_max_momentum(self, momentum: float) -> None:
+        """Make ``momentum`` the largest of the cycle, from the current step on; the smallest gives way if need be.
+
+        Args:
+            momentum: In [0, 1).
+
+        Raises:
+            TypeError: Not a number.
+            ValueError: Out of range.
+        """
+        base = min(self.policy.base_momentum, momentum)
+        self._follow(replace(self.policy, base_momentum=base, max_momentum=momentum))
+        self._write()
+
     def restart(self, max_lr: float | Sequence[float] | None = None) -> None:
         """Begin a new cycle at the current step, of the same shape, over what is left of the run, if anything is.
 

@@ -4,6 +4,8 @@ The steps are real ones, with the module's hooks, precision, strategy, clipping 
 which they run; afterwards model, optimizer and Trainer are as before.
 """
 
+from collections.abc import Callable
+
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loops import _FitLoop
@@ -14,7 +16,7 @@ from pl_onecycle.curve import LossCurve
 from pl_onecycle.isolation import isolated
 from pl_onecycle.param_groups import check_lrs
 from pl_onecycle.policy import Policy
-from pl_onecycle.recorder import OnStep, Recorder
+from pl_onecycle.recorder import Looks, OnStep, Recorder
 
 
 def run_trial(
@@ -24,6 +26,8 @@ def run_trial(
     optimizer: int = 0,
     early_stop_threshold: float | None = 4.0,
     on_step: OnStep | None = None,
+    prepare: Callable[[torch.optim.Optimizer], object] | None = None,
+    looks: Looks | None = None,
 ) -> LossCurve:
     """Train ``policy.total_steps`` steps of an optimizer in isolation and return the loss after each.
 
@@ -44,6 +48,8 @@ def run_trial(
         early_stop_threshold: When the sweep has diverged, see `first_explosion`; None never stops early
             but at a loss that is not finite.
         on_step: Called with the number of steps done and the last known loss.
+        prepare: Called with the optimizer before the first step, to write what is on trial into its groups.
+        looks: When to validate, and to ask whether it is worth going on.
 
     Returns:
         The curve, with one point for each step after which a loss was measured.
@@ -52,9 +58,12 @@ def run_trial(
         MisconfigurationException: The module has no such optimizer, it has no usable lr, or its loss is never seen.
         TrialFailedElsewhere: Another process failed in the trial.
     """
-    recorder = Recorder(trainer, policy, _chosen(trainer, optimizer), early_stop_threshold, on_step)
-    with isolated(trainer, recorder) as loop:
+    chosen = _chosen(trainer, optimizer)
+    recorder = Recorder(trainer, policy, chosen, early_stop_threshold, on_step, looks)
+    with isolated(trainer, recorder, looks.val_batches if looks else 0, recorder.is_validation_due) as loop:
         try:
+            if prepare is not None:
+                prepare(chosen)
             recorder.begin()
             _train(trainer, loop, recorder)
             recorder.look()

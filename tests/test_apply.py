@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle.apply import apply_max_lr, set_attributes
+from pl_onecycle.apply import LR_NAMES, apply_max_lr, set_attributes
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
 from tests.fits import SmallNet
@@ -387,7 +387,7 @@ def test_a_module_without_learning_rates_gets_none() -> None:
 
 def test_attributes_can_be_set_alone_and_are_named() -> None:
     net = Net(learning_rate="auto")
-    assert set_attributes(net, FOUND) == ["hparams.lr", "module.lr"]
+    assert set_attributes(net, LR_NAMES, FOUND) == ["hparams.lr", "module.lr"]
     assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
     assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
 

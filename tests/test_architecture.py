@@ -19,6 +19,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "presets": ("pure", {"checks", "policy"}),
     "curve": ("pure", {"checks"}),
     "suggestion": ("pure", {"checks", "curve"}),
+    "choice": ("pure", {"curve"}),
     "signals": ("pure", set()),
     "memory": ("torch", set()),
     "param_groups": ("torch", {"checks"}),
@@ -26,26 +27,31 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "scheduler": ("torch", {"checks", "clock", "policy", "presets", "param_groups", "real_step"}),
     "apply": ("torch", {"checks", "scheduler", "param_groups"}),
     "sources": ("Lightning", {"memory"}),
-    "isolation": ("Lightning", {"memory", "signals", "sources"}),
+    "substitutes": ("Lightning", {"sources"}),
+    "isolation": ("Lightning", {"memory", "signals", "sources", "substitutes"}),
     "recorder": ("Lightning", {"curve", "policy", "param_groups", "real_step"}),
     "trial": ("Lightning", {"curve", "isolation", "param_groups", "policy", "recorder"}),
     "progress": ("Lightning", set()),
     "report": ("Lightning", {"curve", "policy", "suggestion"}),  # types only, see below
-    "configure": ("Lightning", {"checks", "presets", "scheduler"}),
+    "schedules": ("Lightning", {"apply", "scheduler"}),
+    "settings": ("Lightning", {"checks", "policy", "presets", "schedules"}),
+    "configure": ("Lightning", {"checks", "presets", "scheduler", "settings"}),
+    "finder": ("Lightning", {"checks"}),
     "range_test": (
         "Lightning",
-        {
-            "apply",
-            "checks",
-            "curve",
-            "policy",
-            "progress",
-            "report",
-            "scheduler",
-            "suggestion",
-            "trial",
-        },
+        {"apply", "checks", "curve", "finder", "policy", "progress", "report", "schedules", "suggestion", "trial"},
     ),
+    "probe": (
+        "Lightning",
+        {"checks", "choice", "curve", "finder", "policy", "progress", "recorder", "report", "schedules", "trial"},
+    ),
+    "weight_decay_probe": ("Lightning", {"apply", "checks", "param_groups", "probe", "schedules"}),
+    "momentum_probe": ("Lightning", {"checks", "param_groups", "policy", "probe", "schedules"}),
+    "tuner": (
+        "Lightning",
+        {"apply", "checks", "finder", "isolation", "range_test", "report", "settings", "weight_decay_probe"},
+    ),
+    "cli": ("Lightning", {"checks", "configure", "scheduler", "settings", "tuner"}),
 }
 ORDER = list(TABLE)
 
@@ -111,7 +117,7 @@ def test_only_the_report_imports_matplotlib() -> None:
     assert [room for room in TABLE if "matplotlib" in imports(room)[2]] == ["report"]
 
 
-def test_private_names_of_lightning_appear_in_isolation_and_trial_only() -> None:
+def test_private_names_of_lightning_appear_in_three_rooms_only() -> None:
     users = set()
     for room in TABLE:
         for node in ast.walk(ast.parse((ROOMS / f"{room}.py").read_text())):
@@ -128,7 +134,7 @@ def test_private_names_of_lightning_appear_in_isolation_and_trial_only() -> None
             )
             if private_import or private_attribute:
                 users.add(room)
-    assert users <= {"isolation", "trial"}
+    assert users <= {"substitutes", "isolation", "trial"}
 
 
 def test_the_package_imports_without_its_optional_packages() -> None:

@@ -92,7 +92,14 @@ def test_the_json_file_holds_facts_curve_and_versions_with_null_for_nan(tmp_path
         "suggestion": {"lr": 0.1},
         "refusal": None,
         "settings": {"numbers": [1, None, [None, None]], "apply": True, "numpy": 0.5},
-        "curve": {"lr": [0.001, 0.01, 0.1], "loss": [2.5, 1 / 3, None], "outcome": "diverged", "initial_loss": 2.75},
+        "curve": {
+            "lr": [0.001, 0.01, 0.1],
+            "loss": [2.5, 1 / 3, None],
+            "outcome": "diverged",
+            "initial_loss": 2.75,
+            "val_steps": [],
+            "val_loss": [],
+        },
     }
     assert sorted(versions) == ["lightning", "python", "torch"]
     assert versions["python"] == platform.python_version()

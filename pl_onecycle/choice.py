@@ -1,0 +1,178 @@
+"""Several curves, one for each candidate, to a choice, or to a reason why there is none.
+
+Pure maths on numpy. All curves come from the same weights, batches and random numbers, so that nothing but the
+candidate tells them apart; what is judged is the level at which each ends.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pl_onecycle.curve import Array, LossCurve, noise_of
+
+# The end of a curve that tells its level: a share of its points, and at least this many of them.
+END, MIN_END = 0.2, 3
+# A margin of so many standard errors is more than chance, and it matters when it is this share of what training did.
+SURE, MATTERS = 4.0, 0.03
+# A candidate is hopeless when at this many looks in a row it was worse than the best one by this share of how far the
+# best one has come.
+IN_A_ROW, HOPELESS = 3, 0.5
+# How often a curve is looked at.
+TIMES = 10
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several candidates, and why.
+
+    Attributes:
+        value: The candidate.
+        judged_by: What decided: ``"validation loss"`` or ``"training loss"``.
+        margin: How much lower the best candidate ends than the next one, in units of that loss; None without a next
+            one.
+        noise: Which margin could be chance, in units of that loss; None without a next one.
+        within_noise: Whether several candidates cannot be told apart; the largest of them is chosen then.
+        reason: Half a sentence for people.
+    """
+
+    value: float
+    judged_by: str
+    margin: float | None
+    noise: float | None
+    within_noise: bool
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, as saved in checkpoints."""
+        return asdict(self)
+
+
+def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice | str:
+    """Choose the candidate whose curve ends lowest, or return why there is none.
+
+    The level L of a curve is the mean of the last fifth of its losses, and at least three. As all candidates see the
+    same batches, what tells two of them apart are the differences d of their losses. A candidate is clearly worse than
+    the one with the lowest level where
+
+        L - L_lowest > max(4 e, 0.03 s)
+
+    with e the standard error of the mean of d in that last fifth, from the standard deviation of d about its trend, and
+    s the span of the lowest curve, from its highest to its lowest loss. Out are, in this order: candidates that have
+    diverged or were dropped; those whose validation loss is clearly worse, where all have one; and of the rest, which
+    validation cannot tell apart, those whose training loss is clearly worse. The largest of those that are left is
+    taken.
+
+    Args:
+        curves: By candidate.
+        name: What the candidates are, for the reason.
+
+    Example:
+        >>> lr = [0.1] * 10
+        >>> curves = {1e-3: LossCurve(lr, [2 - k / 10 for k in range(10)]), 0.0: LossCurve(lr, [2.0] * 10)}
+        >>> choose(curves).value
+        0.001
+
+    References:
+        arXiv:1803.09820, section 4.4. Differs: Smith looks at the curves. The constants are those with which weight
+        decays that are the same but for a hundredth are told apart in few runs, as such runs drift apart by chance:
+        ``benchmarks/weight_decay.py``.
+    """
+    left = {value: curve for value, curve in curves.items() if curve.outcome in ("completed", "stopped")}
+    left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve) > 0}
+    if not left:
+        return f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
+    validated = all(len(curve.val_loss) >= MIN_END for curve in left.values())
+    told: list[str] = []
+    for kind in ("validation loss", "training loss")[not validated :]:
+        compared = _compared(left, kind)
+        told.append(_told(compared, kind, name))
+        left = {value: left[value] for value, (margin, noise) in compared.items() if margin <= noise}
+        if len(left) == 1:
+            break
+    chosen = max(left)
+    margin, noise = [*compared.values(), (None, None)][1]
+    reason = ", and ".join(told)
+    if len(left) > 1:
+        seen = "validation and training loss" if validated else kind
+        reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and the largest is kept"
+    return Choice(chosen, kind, margin, noise, len(left) > 1, reason)
+
+
+def _compared(curves: Mapping[float, LossCurve], kind: str) -> dict[float, tuple[float, float]]:
+    """From the lowest level up: how much higher it is, and how much of that could be chance or does not matter."""
+    judged = {value: _judged(curve, kind) for value, curve in curves.items()}
+    levels = {value: float(_end(losses).mean()) for value, losses in judged.items()}
+    order = sorted(levels, key=lambda value: (levels[value], -value))
+    best = order[0]
+    return {value: (levels[value] - levels[best], _noise(judged[best], judged[value])) for value in order}
+
+
+def _told(compared: Mapping[float, tuple[float, float]], kind: str, name: str) -> str:
+    if len(compared) == 1:
+        return "the only candidate that neither diverged nor fell behind"
+    (best, _), (second, (margin, noise)) = list(compared.items())[:2]
+    lowest = f"{kind} lowest with {name} {best:g}, by {margin:.2g} against {second:g}"
+    return f"{lowest}, {'less' if margin <= noise else 'more'} than the noise of {noise:.2g}"
+
+
+def _names(values: Iterable[float]) -> str:
+    *most, last = (f"{value:g}" for value in sorted(values))
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _judged(curve: LossCurve, kind: str) -> Array:
+    return np.asarray(curve.val_loss if kind == "validation loss" else curve.loss, dtype=np.float64)
+
+
+def _end(losses: Array) -> Array:
+    return losses[-max(round(END * len(losses)), MIN_END) :]
+
+
+def _noise(best: Array, other: Array) -> float:
+    """Which difference between the ends could be chance, or does not matter."""
+    shared = min(len(best), len(other))
+    difference = other[:shared] - best[:shared]
+    error = noise_of(difference) / float(np.sqrt(len(_end(difference))))
+    return max(SURE * error, MATTERS * float(np.ptp(best)))
+
+
+def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
+    """Whether ``curve``, which is not yet complete, is so far behind that it need not be tried to its end.
+
+    It is at its last three looks in a row, a tenth of the steps each, behind the one of ``others`` that ends lowest by
+    more than half of how far that one has come by then, and by more than its noise. A look is at the validation loss
+    where there is one, and else at the mean training loss since the look before.
+
+    Args:
+        curve: So far.
+        others: Curves of candidates that have been tried to their end, or some that have not and do not count.
+
+    Example:
+        >>> lr = [0.1] * 100
+        >>> best = LossCurve(lr, [2 - k / 100 for k in range(100)])
+        >>> is_hopeless(LossCurve(lr[:50], [2.0] * 50), {0.0: best}), is_hopeless(best, {0.0: best})
+        (True, False)
+    """
+    complete = [other for other in others.values() if other.outcome == "completed"]
+    if not complete:
+        return False
+    validated = bool(curve.val_loss) and all(other.val_loss for other in complete)
+    kind = "validation loss" if validated else "training loss"
+    best = min(complete, key=lambda other: _end(_judged(other, kind)).mean())
+    mine, theirs = _looks(curve, validated, len(best)), _looks(best, validated, len(best))
+    start = theirs[0] if validated else best.start
+    noise = noise_of(_judged(best, kind)) / (1 if validated else np.sqrt(len(best) / TIMES))
+    behind = [
+        there - here > max(HOPELESS * (max(start, here) - min(theirs[: k + 1])), SURE * noise)
+        for k, (there, here) in enumerate(zip(mine, theirs, strict=False))
+    ]
+    return len(behind) >= IN_A_ROW and all(behind[-IN_A_ROW:])
+
+
+def _looks(curve: LossCurve, validated: bool, whole: int) -> list[float]:
+    if validated:
+        return list(curve.val_loss)
+    size = max(whole // TIMES, 1)
+    return [float(np.mean(curve.loss[k : k + size])) for k in range(0, len(curve) - size + 1, size)]

@@ -1,0 +1,121 @@
+"""`MomentumProbe`, the callback: one short cycle for each largest momentum, and the choice between them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from pl_onecycle.checks import expect_number
+from pl_onecycle.param_groups import has_momentum, momentum_of
+from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.probe import Probe, ProbeMode
+from pl_onecycle.schedules import one_cycle_of, use_momentum
+
+
+class MomentumProbe(Probe):
+    """Find the largest momentum of the cycle at the start of a fit, by short cycles, and train with it.
+
+    As `WeightDecayProbe`, after which it runs: the candidates are values of ``max_momentum``, at which a cycle begins
+    and ends. The smallest momentum of the cycle stays, and gives way only to a candidate below it. A tie goes to the
+    larger momentum.
+
+    *Changes* (with ``apply``) the ``max_momentum`` of a `OneCycleScheduler`; without one, the momentum, or beta1, of
+    the groups. Groups without momentum, or whose momentum is 0, are left alone.
+
+    Args:
+        momentums: Candidates in [0, 1), none twice. The defaults are Smith's.
+        num_steps: See `WeightDecayProbe`, as for the other arguments.
+        mode: ``"rise"`` or ``"cycle"``.
+        max_lr: Peak of the cycle, > ``min_lr``; None for that of the run.
+        min_lr: Where the rise begins, > 0.
+        early_stop_threshold: When a candidate has diverged; None never stops early but at a loss that is not finite.
+        val_batches: How many batches of each validation loader to validate on.
+        monitor: Name of the logged metric that is the validation loss.
+        optimizer: Index of the optimizer.
+        apply: False only suggests.
+        report: False writes no files and no logger curves.
+
+    Attributes:
+        curves: After it ran, momentum -> `LossCurve`.
+        suggestion: After it ran, a `Choice` with ``value``, ``reason``, ``margin`` and ``noise``, or None.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument lies outside its range.
+        MisconfigurationException: In ``fit``, where the optimizer has no momentum, or no learning rate is known.
+
+    References:
+        arXiv:1803.09820, section 4.3. Differs: Smith compares constant momenta; here each candidate is cycled.
+    """
+
+    title = "Momentum probe"
+    rank = 2
+    name = "momentum"
+    short = "momentum"
+
+    def __init__(
+        self,
+        momentums: Sequence[float] = (0.9, 0.95, 0.97, 0.99),
+        num_steps: int = 100,
+        *,
+        mode: ProbeMode = "rise",
+        max_lr: float | None = None,
+        min_lr: float = 1e-7,
+        early_stop_threshold: float | None = 4.0,
+        val_batches: int = 4,
+        monitor: str = "val_loss",
+        optimizer: int = 0,
+        apply: bool = True,
+        report: bool = True,
+    ) -> None:
+        super().__init__(
+            momentums,
+            num_steps,
+            mode,
+            max_lr,
+            min_lr,
+            early_stop_threshold,
+            val_batches,
+            monitor,
+            optimizer,
+            apply,
+            report,
+        )
+        self.momentums = momentums
+
+    @override
+    def _check(self, value: Any) -> None:
+        expect_number("momentums", value, minimum=0, below=1)
+
+    @override
+    def _candidates(self, optimizer: Optimizer) -> list[float]:
+        if not any(has_momentum(group) for group in optimizer.param_groups):
+            raise MisconfigurationException(
+                f"MomentumProbe needs an optimizer that trains with momentum, and {type(optimizer).__name__} has none."
+            )
+        return [float(value) for value in self.momentums]
+
+    @override
+    def _policy(self, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
+        base = min(cycle.base_momentum, value)
+        return replace(cycle, base_momentum=base, max_momentum=value, cycle_momentum=True)
+
+    @override
+    def _own(self, trainer: pl.Trainer) -> float:
+        cycle = one_cycle_of(trainer, self.optimizer)
+        if cycle is not None:
+            return cycle.policy.max_momentum
+        return max(momentum_of(group) or 0.0 for group in trainer.optimizers[self.optimizer].param_groups)
+
+    @override
+    def _use(self, trainer: pl.Trainer) -> list[str]:
+        assert self.suggestion is not None
+        return use_momentum(trainer, self.optimizer, self.suggestion.value)
+
+    @override
+    def _show(self, module: pl.LightningModule) -> list[str]:
+        return []

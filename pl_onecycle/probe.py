@@ -1,0 +1,297 @@
+"""`Probe`: compare candidates for one value of the parameter groups by short cycles.
+
+The engine under `weight_decay_probe.py` and `momentum_probe.py`: policy -> one trial for each candidate -> curves ->
+choice -> apply -> report. Which value it is, is theirs to say.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from pl_onecycle import report
+from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
+from pl_onecycle.choice import TIMES, Choice, choose, is_hopeless
+from pl_onecycle.curve import LossCurve
+from pl_onecycle.finder import Finder, finders
+from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.progress import progress_bar
+from pl_onecycle.recorder import Looks
+from pl_onecycle.schedules import one_cycle_of, peak_of
+from pl_onecycle.trial import run_trial
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+ProbeMode = Literal["rise", "cycle"]
+
+
+class Probe(Finder):
+    """Try each candidate in isolated short cycles from the same state with the same batches, and choose one.
+
+    Args:
+        candidates: Values to try, none twice; or a word that says how to find them.
+        num_steps: Optimizer steps of each cycle, >= 10.
+        mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
+            run's whole cycle, up, down and annihilated, in ``num_steps``.
+        max_lr: Peak of the cycle, > 0; None for that of the run.
+        min_lr: Where the rise begins, > 0.
+        early_stop_threshold: When a candidate has diverged, see `first_explosion`.
+        val_batches: How many batches of each validation loader to validate on, the same at each of ten times; 0 judges
+            by the training loss.
+        monitor: Name of the logged metric that is the validation loss; where it is not logged, what
+            ``validation_step`` returns is taken.
+        optimizer: See `Finder`.
+        apply: See `Finder`.
+        report: See `Finder`.
+    """
+
+    name: ClassVar[str]  # of the group value
+    short: ClassVar[str]  # in the names of curves
+    words: ClassVar[tuple[str, ...]] = ()  # that may stand for candidates
+
+    def __init__(
+        self,
+        candidates: Sequence[float] | str,
+        num_steps: int,
+        mode: ProbeMode,
+        max_lr: float | None,
+        min_lr: float,
+        early_stop_threshold: float | None,
+        val_batches: int,
+        monitor: str,
+        optimizer: int,
+        apply: bool,
+        report: bool,
+    ) -> None:
+        if not (isinstance(candidates, str) and candidates in self.words):
+            are_many = isinstance(candidates, Sequence) and not isinstance(candidates, str) and len(candidates) > 0
+            wanted = " or ".join(["a sequence of at least one number", *map(repr, self.words)])
+            expect(are_many, self._argument, wanted, candidates)
+            for value in candidates:
+                self._check(value)
+            are_different = len(set(candidates)) == len(candidates)
+            expect(are_different, self._argument, "numbers of which none is repeated", candidates)
+        expect_integer("num_steps", num_steps, minimum=TIMES)
+        expect_one_of("mode", mode, ("rise", "cycle"))
+        expect_number("min_lr", min_lr, above=0)
+        if max_lr is not None:
+            expect_number("max_lr", max_lr, above=min_lr)
+        if early_stop_threshold is not None:
+            expect_number("early_stop_threshold", early_stop_threshold, above=0)
+        expect_integer("val_batches", val_batches, minimum=0)
+        expect(isinstance(monitor, str), "monitor", "the name of a logged metric", monitor, TypeError)
+        super().__init__(optimizer, (), apply, report)
+        self.num_steps = num_steps
+        self.mode = mode
+        self.max_lr = max_lr
+        self.min_lr = min_lr
+        self.early_stop_threshold = early_stop_threshold
+        self.val_batches = val_batches
+        self.monitor = monitor
+        self.curves: dict[float, LossCurve] = {}
+        self.suggestion: Choice | None = None
+
+    # ------------------------------------------------------------------------------ what each of them does
+    @property
+    def _argument(self) -> str:
+        """Name of the argument with the candidates."""
+        return f"{self.name}s"
+
+    @abstractmethod
+    def _check(self, value: Any) -> None:
+        """Raise unless ``value`` is one that can be tried."""
+
+    @abstractmethod
+    def _candidates(self, optimizer: Optimizer) -> list[float]:
+        """What to try; MisconfigurationException for an optimizer that has no such value."""
+
+    @abstractmethod
+    def _own(self, trainer: pl.Trainer) -> float:
+        """The value that the run has without the probe."""
+
+    def _neighbours(self, value: float) -> list[float]:
+        """What to try after ``value`` has turned out best."""
+        return []
+
+    def _policy(self, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
+        """The cycle of a candidate."""
+        return cycle
+
+    def _prepare(self, optimizer: Optimizer, value: float) -> None:
+        """Write a candidate into the groups of an optimizer on trial."""
+
+    # ------------------------------------------------------------------------------------------ state
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "curves": [[value, curve.to_dict()] for value, curve in self.curves.items()],
+            "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
+            "epoch": self._epoch,
+        }
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        suggestion = state_dict.get("suggestion")
+        self.curves = {value: LossCurve(**curve) for value, curve in state_dict.get("curves", ())}
+        self.suggestion = None if suggestion is None else Choice(**suggestion)
+        self._restore_epoch(state_dict.get("epoch"))
+
+    @override
+    def _forget(self) -> None:
+        self.curves = {}
+
+    # ------------------------------------------------------------------------------------------ steps
+    @override
+    def find(self, trainer: pl.Trainer) -> None:
+        """Run the whole line, from the trials to the report."""
+        candidates, cycle = self._candidates(trainer.optimizers[self.optimizer]), self._cycle(trainer)
+        self.curves = {}
+        most = len(candidates) + len(self._neighbours(candidates[0]))
+        with progress_bar(trainer, most * self.num_steps, self.title) as advance:
+            self._try_all(trainer, cycle, candidates, advance)
+            best = choose(self.curves)
+            if isinstance(best, Choice):
+                self._try_all(trainer, cycle, self._neighbours(best.value), advance)
+        answer = choose(self.curves, self.name)
+        self.suggestion = answer if isinstance(answer, Choice) else None
+        before = self.before = self._own(trainer)
+        changed: list[str] = []
+        if self.suggestion is None:
+            found = f"no choice, because {self.why}; training goes on with {self.name} {before:.3g}"
+        elif self.apply:
+            changed = self._use(trainer)
+            found = f"{self.name} {before:.3g} -> {self.suggestion.value:.3g} ({self.why}), set in {', '.join(changed)}"
+        else:
+            found = f"suggests {self.name} {self.suggestion.value:.3g} ({self.why})"
+            found += f"; not applied, training goes on with {before:.3g}"
+        where = self._write(trainer, changed)
+        rank_zero_info(f"{self.title} ({self._told(trainer, cycle)}): {found}{where}.")
+
+    def _cycle(self, trainer: pl.Trainer) -> OneCyclePolicy:
+        peak = peak_of(trainer, self.optimizer) if self.max_lr is None else self.max_lr
+        if peak <= self.min_lr:
+            raise MisconfigurationException(
+                f"{type(self).__name__} needs a learning rate above {self.min_lr:g} to train with, and the optimizer's"
+                f" is {peak:g}: run LRRangeTest in the same fit, or pass `max_lr`."
+            )
+        own = one_cycle_of(trainer, self.optimizer)
+        whole = OneCyclePolicy(peak, self.num_steps) if own is None else own.policy
+        if self.mode == "cycle":
+            # One step of the fall stands for several of the run's.
+            decay = None if whole.decay is None else max(whole.decay ** (whole.total_steps / self.num_steps), 1e-300)
+            return replace(whole, max_lr=peak, total_steps=self.num_steps, decay=decay)
+        return OneCyclePolicy(
+            peak,
+            self.num_steps,
+            pct_start=1.0,
+            pct_annihilation=0.0,
+            div_factor=peak / self.min_lr,
+            final_div_factor=1.0,
+            cycle_momentum=whole.cycle_momentum,
+            base_momentum=whole.base_momentum,
+            max_momentum=whole.max_momentum,
+        )
+
+    def _try_all(self, trainer: pl.Trainer, cycle: OneCyclePolicy, candidates: Sequence[float], advance: Any) -> None:
+        for value in candidates:
+            if value in self.curves:
+                continue
+            done = len(self.curves) * self.num_steps
+            steps = [round(self.num_steps * (k + 1) / TIMES) for k in range(TIMES)]
+            self.curves[value] = run_trial(
+                trainer,
+                self._policy(cycle, value),
+                optimizer=self.optimizer,
+                early_stop_threshold=self.early_stop_threshold,
+                on_step=lambda step, loss, done=done: advance(done + step, loss),  # type: ignore[misc]
+                prepare=partial(self._prepare, value=value),
+                looks=Looks(steps, self.val_batches, self.monitor, partial(is_hopeless, others=dict(self.curves))),
+            )
+
+    def _told(self, trainer: pl.Trainer, cycle: OneCyclePolicy) -> str:
+        """How it was tried."""
+        before = [it for it in finders(trainer) if it.rank < self.rank and it.suggestion is not None and it.apply]
+        known = self.max_lr is not None or before
+        whose = "" if known else " of the optimizer, as no range test has found another"
+        told = [f"{len(self.curves)} candidates", f"{self.num_steps} steps each", f"max_lr {cycle.max_lr:.3g}{whose}"]
+        told += [f"{self.saved:.0%} of the steps saved"] if self.saved else []
+        if not any(curve.val_loss for curve in self.curves.values()):
+            told.append("judged by the training loss, as there is no validation loss")
+        return ", ".join(told)
+
+    @property
+    def saved(self) -> float:
+        """Share of the steps that were not run, as their candidate had diverged or had become hopeless."""
+        run = sum(min(len(curve), self.num_steps) for curve in self.curves.values())
+        return 1 - run / (len(self.curves) * self.num_steps) if self.curves else 0.0
+
+    @override
+    def _named(self) -> str:
+        assert self.suggestion is not None
+        return f"{self.name} {self.suggestion.value:.3g}"
+
+    @property
+    @override
+    def why(self) -> str:
+        answer = choose(self.curves, self.name)
+        return answer.reason if isinstance(answer, Choice) else answer
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report tells of the probe besides its curves."""
+        settings = ("num_steps", "mode", "max_lr", "min_lr", "early_stop_threshold", "val_batches", "monitor", "apply")
+        return {
+            "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
+            "refusal": None if self.suggestion is not None else self.why,
+            "saved": self.saved,
+            "settings": {name: getattr(self, name) for name in (*settings, "optimizer", self._argument)},
+        }
+
+    def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
+        """Write the report and return the end of a sentence that says where it is."""
+        root = trainer.log_dir or trainer.default_root_dir  # all ranks must ask
+        if not self.report or not trainer.is_global_zero:
+            return ""
+        name, facts = f"{self.name}_probe", {**self.facts(), "changed": changed}
+        curves = self.labelled()
+        return report.publish(
+            self.title,
+            self.plot,
+            lambda figure: report.write_curves(root, name, facts, curves, figure),
+            lambda tag: report.log_curves(trainer.loggers, tag, curves),
+        )
+
+    # ------------------------------------------------------------------------------------------- view
+    def labelled(self) -> dict[str, LossCurve]:
+        """Return the curves under the names that they have in files and loggers."""
+        return {self._label(value): curve for value, curve in self.curves.items()}
+
+    @property
+    def chosen(self) -> str | None:
+        """The name of the chosen curve, if there is one."""
+        return None if self.suggestion is None else self._label(self.suggestion.value)
+
+    def _label(self, value: float) -> str:
+        return f"{self.short}={value:g}"
+
+    def plot(self, ax: "Axes | None" = None) -> "Figure":
+        """Draw the training loss of all candidates over the lr or the steps, and beside it their validation loss.
+
+        Args:
+            ax: Draw the training loss here, and nothing else, instead of into a new figure.
+
+        Raises:
+            RuntimeError: The probe has not run.
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        if not self.curves:
+            raise RuntimeError(f"There is nothing to plot: this {type(self).__name__} has not run yet.")
+        return report.draw_curves(self.title, self.labelled(), self.chosen, self.mode == "rise", ax)

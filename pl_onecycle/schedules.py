@@ -1,0 +1,57 @@
+"""The schedules that a Trainer's run has for one of its optimizers, and how found values reach them."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+
+from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, schedule_peak
+from pl_onecycle.scheduler import OneCycleScheduler
+
+
+def schedulers_of(trainer: pl.Trainer, index: int) -> tuple[list[Any], int]:
+    """Return the schedulers of an optimizer, and how often they are stepped in the run; once where it is endless."""
+    optimizer = trainer.optimizers[index]
+    configs = [
+        config
+        for config in trainer.lr_scheduler_configs
+        if getattr(config.scheduler, "optimizer", optimizer) is optimizer
+    ]
+    by_hand = not trainer.lightning_module.automatic_optimization
+    by_step = by_hand or any(config.interval == "step" for config in configs)
+    times = trainer.estimated_stepping_batches if by_step else trainer.max_epochs or 1
+    return [config.scheduler for config in configs], int(times) if 1 <= times < math.inf else 1
+
+
+def one_cycle_of(trainer: pl.Trainer, index: int) -> OneCycleScheduler | None:
+    """Return the `OneCycleScheduler` of an optimizer, if it has one."""
+    schedulers, _ = schedulers_of(trainer, index)
+    return next((it for it in schedulers if isinstance(it, OneCycleScheduler)), None)
+
+
+def peak_of(trainer: pl.Trainer, index: int) -> float:
+    """Return the largest lr that an optimizer reaches in the run."""
+    return schedule_peak(trainer.optimizers[index], *schedulers_of(trainer, index))
+
+
+def use_max_lr(trainer: pl.Trainer, index: int, lr: float) -> list[str]:
+    """Make ``lr`` the peak of an optimizer's run from here on, see `apply_max_lr`."""
+    schedulers, horizon = schedulers_of(trainer, index)
+    restart = trainer.global_step > 0
+    return apply_max_lr(lr, trainer.optimizers[index], schedulers, _only_module(trainer), horizon, restart)
+
+
+def use_weight_decay(trainer: pl.Trainer, index: int, weight_decay: float) -> list[str]:
+    """Train with ``weight_decay`` from here on, see `apply_weight_decay`."""
+    return apply_weight_decay(weight_decay, trainer.optimizers[index], _only_module(trainer))
+
+
+def use_momentum(trainer: pl.Trainer, index: int, momentum: float) -> list[str]:
+    """Train with ``momentum`` at most from here on, see `apply_momentum`."""
+    schedulers, _ = schedulers_of(trainer, index)
+    return apply_momentum(momentum, trainer.optimizers[index], schedulers)
+
+
+def _only_module(trainer: pl.Trainer) -> pl.LightningModule | None:
+    """The module, whose attributes speak of its optimizer where it has one only."""
+    return trainer.lightning_module if len(trainer.optimizers) == 1 else None

@@ -1,0 +1,157 @@
+"""`OneCycleSettings`: values from outside that a run is to be trained with, found before or typed.
+
+They reach `configure_one_cycle` and the optimizer through the Trainer, so that a module needs no change.
+"""
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from typing_extensions import override
+
+from pl_onecycle.checks import expect, expect_integer, expect_number
+from pl_onecycle.policy import Anneal
+from pl_onecycle.presets import PolicyArguments, Preset
+from pl_onecycle.schedules import one_cycle_of, use_max_lr, use_weight_decay
+
+
+class OneCycleSettings(pl.Callback):
+    """Train with these values instead of the module's; None leaves a value as the module has it.
+
+    *Runs at* ``on_fit_start``, when the optimizer exists and a checkpoint's state is still to come: a resumed run goes
+    on with what its checkpoint has.
+
+    *Changes* the peak learning rate and the weight decay of the optimizer, as `LRRangeTest` and `WeightDecayProbe` do,
+    and the schedule that `configure_one_cycle` returns.
+
+    Args:
+        max_lr: Peak learning rate, > 0, of the parameter group with the largest one; the others keep their ratio.
+        weight_decay: Largest weight decay, >= 0; groups at 0 beside decayed ones stay at 0.
+        preset: Schedule whose defaults are used: ``"smith"``, ``"torch"``, ``"torch_three_phase"``, ``"fastai"`` or
+            ``"exp_decay"``.
+        pct_start: Share of the steps in the rise.
+        pct_plateau: Share of the steps held at ``max_lr``.
+        pct_annihilation: Share of the steps in the annihilation.
+        div_factor: Peak over initial learning rate, >= 1.
+        final_div_factor: Initial over final learning rate.
+        anneal_strategy: Shape of every phase: ``"linear"``, ``"cos"`` or ``"exponential"``.
+        cycle_momentum: False leaves momentum alone.
+        base_momentum: Momentum at the peak of the learning rate, in [0, 1).
+        max_momentum: Momentum at the start and at the end, in [0, 1).
+        rampup_epochs: Of ``"exp_decay"``: epochs of the rise.
+        sustain_epochs: Of ``"exp_decay"``: epochs at the peak.
+        exp_decay: Of ``"exp_decay"``: share of the way down that an epoch leaves.
+        steps_per_epoch: Of ``"exp_decay"``: optimizer steps of an epoch.
+        optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
+        tuned_for: Name of the model's class that the values were found for; another model is an error.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument lies outside its range.
+        MisconfigurationException: In ``fit``, where the values are for another model, or there is nothing that they
+            could change.
+
+    Example:
+        >>> settings = OneCycleSettings(max_lr=0.1, pct_annihilation=0.2)
+        >>> settings.policy_arguments
+        {'pct_annihilation': 0.2}
+    """
+
+    def __init__(
+        self,
+        max_lr: float | None = None,
+        weight_decay: float | None = None,
+        preset: Preset | None = None,
+        pct_start: float | None = None,
+        pct_plateau: float | None = None,
+        pct_annihilation: float | None = None,
+        div_factor: float | None = None,
+        final_div_factor: float | None = None,
+        anneal_strategy: Anneal | None = None,
+        cycle_momentum: bool | None = None,
+        base_momentum: float | None = None,
+        max_momentum: float | None = None,
+        rampup_epochs: float | None = None,
+        sustain_epochs: float | None = None,
+        exp_decay: float | None = None,
+        steps_per_epoch: int | None = None,
+        optimizer: int = 0,
+        tuned_for: str | None = None,
+    ) -> None:
+        if max_lr is not None:
+            expect_number("max_lr", max_lr, above=0)
+        if weight_decay is not None:
+            expect_number("weight_decay", weight_decay, minimum=0)
+        expect_integer("optimizer", optimizer, minimum=0)
+        is_name = tuned_for is None or isinstance(tuned_for, str)
+        expect(is_name, "tuned_for", "the name of a class", tuned_for, TypeError)
+        self.max_lr = max_lr
+        self.weight_decay = weight_decay
+        self.preset = preset
+        self.pct_start = pct_start
+        self.pct_plateau = pct_plateau
+        self.pct_annihilation = pct_annihilation
+        self.div_factor = div_factor
+        self.final_div_factor = final_div_factor
+        self.anneal_strategy = anneal_strategy
+        self.cycle_momentum = cycle_momentum
+        self.base_momentum = base_momentum
+        self.max_momentum = max_momentum
+        self.rampup_epochs = rampup_epochs
+        self.sustain_epochs = sustain_epochs
+        self.exp_decay = exp_decay
+        self.steps_per_epoch = steps_per_epoch
+        self.optimizer = optimizer
+        self.tuned_for = tuned_for
+
+    @property
+    def policy_arguments(self) -> dict[str, Any]:
+        """The arguments of the schedule that are given, ``preset`` among them."""
+        names = ("preset", *PolicyArguments.__annotations__)
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            check_model(pl_module, self.tuned_for, MisconfigurationException)
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.max_lr is None and self.weight_decay is None and not self.policy_arguments:
+            return
+        if self.optimizer >= len(trainer.optimizers):
+            raise MisconfigurationException(
+                f"The one-cycle settings are for the optimizer with index {self.optimizer}, and"
+                f" `{type(pl_module).__name__}.configure_optimizers` returned {len(trainer.optimizers)}."
+            )
+        if self.policy_arguments and one_cycle_of(trainer, self.optimizer) is None:
+            raise MisconfigurationException(
+                f"The one-cycle settings {sorted(self.policy_arguments)} have no schedule to change:"
+                f" `{type(pl_module).__name__}.configure_optimizers` does not use `configure_one_cycle`."
+            )
+        told = []
+        if self.max_lr is not None:
+            changed = use_max_lr(trainer, self.optimizer, self.max_lr)
+            told.append(f"max_lr {self.max_lr:.3g} in {', '.join(changed)}")
+        if self.weight_decay is not None:
+            changed = use_weight_decay(trainer, self.optimizer, self.weight_decay)
+            told.append(f"weight_decay {self.weight_decay:.3g} in {', '.join(changed)}")
+        if told:
+            rank_zero_info(f"One-cycle settings: {'; '.join(told)}.")
+
+
+def settings_of(module: pl.LightningModule) -> OneCycleSettings:
+    """Return the settings of the module's Trainer; where it has none, such that change nothing."""
+    try:
+        callbacks = getattr(module.trainer, "callbacks", ())
+    except RuntimeError:  # no Trainer
+        callbacks = ()
+    return next((it for it in callbacks if isinstance(it, OneCycleSettings)), OneCycleSettings())
+
+
+def check_model(module: pl.LightningModule, tuned_for: str | None, error: type[Exception] = ValueError) -> None:
+    """Raise ``error`` where values were found for another model."""
+    name = type(module).__qualname__
+    if tuned_for not in (None, name):
+        raise error(f"These values were tuned for {tuned_for}, and this model is {name}: tune it, or leave them out.")

@@ -1,0 +1,158 @@
+"""`WeightDecayProbe`, the callback: one short cycle for each weight decay, and the choice between them."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from pl_onecycle.apply import WEIGHT_DECAY_NAMES, set_attributes
+from pl_onecycle.checks import expect_bool, expect_number
+from pl_onecycle.param_groups import weight_decay_of, write_weight_decay
+from pl_onecycle.probe import Probe, ProbeMode
+from pl_onecycle.schedules import use_weight_decay
+
+
+class WeightDecayProbe(Probe):
+    """Find the weight decay at the start of a fit, by short cycles, and train with it.
+
+    Each candidate is tried in a short isolated cycle, all from the same weights with the same batches and random
+    numbers, at the learning rates of the run. The one whose loss ends lowest is taken, by validation loss where there
+    is a validation loader, and by training loss else; where the difference is within the noise of the curves, the
+    larger decay. A candidate that is clearly worse for long enough is not tried to its end.
+
+    *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after an `LRRangeTest` of the same
+    Trainer, wherever that is in the list; the learning rates that it uses are then the found ones. Skipped with
+    ``fast_dev_run``; a resumed fit goes on with the result that its checkpoint carries.
+
+    *Changes* (with ``apply``) the ``weight_decay`` of the optimizer's groups, coupled (SGD, Adam) or decoupled (AdamW):
+    groups at 0 beside decayed ones stay at 0, the others keep their ratios, and where all are at 0, all get it. With
+    one optimizer also the module's ``weight_decay``, and that in ``hparams``, where they exist.
+
+    *Leaves alone* all else, as `LRRangeTest` does. Validation runs the module's ``validation_step`` and its hooks.
+
+    Args:
+        weight_decays: Candidates >= 0, none twice; or ``"around"``: the optimizer's own and its two neighbours that
+            halve the exponent, as 3e-4, 1e-4 and 3e-5. The defaults are Smith's for when nothing is known.
+        num_steps: Optimizer steps of each cycle, >= 10.
+        mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
+            run's whole cycle, up, down and annihilated, in ``num_steps``.
+        max_lr: Peak of the cycle, > ``min_lr``; None for that of the run: the one that an `LRRangeTest` has found, or
+            the optimizer's own.
+        min_lr: Where the rise begins, > 0; the default is where a range test begins.
+        refine: True tries also the two neighbours of the best candidate.
+        early_stop_threshold: When a candidate has diverged, see `first_explosion`; it is then out. None never stops
+            early but at a loss that is not finite.
+        val_batches: How many batches of each validation loader to validate on, the same at each of ten times; 0 judges
+            by the training loss.
+        monitor: Name of the logged metric that is the validation loss; where it is not logged, what
+            ``validation_step`` returns is taken.
+        optimizer: Index of the optimizer whose weight decay is found, in the order of ``configure_optimizers``.
+        apply: False only suggests.
+        report: False writes no files and no logger curves.
+
+    Attributes:
+        curves: After it ran, weight decay -> `LossCurve`.
+        suggestion: After it ran, a `Choice` with ``value``, ``reason``, ``margin`` and ``noise``, or None.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument lies outside its range.
+        MisconfigurationException: In ``fit``, where the module has no such optimizer, or one without weight decay, or
+            no learning rate is known.
+
+    Example:
+        >>> trainer = pl.Trainer(callbacks=[WeightDecayProbe((1e-3, 1e-4))], logger=False, enable_progress_bar=False)
+
+    References:
+        arXiv:1803.09820, section 4.4. Differs: Smith compares the curves by eye, and sees validation and training loss
+        of whole range tests; here the cycle ends at ``max_lr``, so that none but the unfit diverge.
+    """
+
+    title = "Weight decay probe"
+    rank = 1
+    name = "weight_decay"
+    short = "wd"
+    words = ("around",)
+
+    def __init__(
+        self,
+        weight_decays: Sequence[float] | Literal["around"] = (1e-3, 1e-4, 1e-5, 0.0),
+        num_steps: int = 100,
+        *,
+        mode: ProbeMode = "rise",
+        max_lr: float | None = None,
+        min_lr: float = 1e-7,
+        refine: bool = False,
+        early_stop_threshold: float | None = 4.0,
+        val_batches: int = 4,
+        monitor: str = "val_loss",
+        optimizer: int = 0,
+        apply: bool = True,
+        report: bool = True,
+    ) -> None:
+        expect_bool("refine", refine)
+        super().__init__(
+            weight_decays,
+            num_steps,
+            mode,
+            max_lr,
+            min_lr,
+            early_stop_threshold,
+            val_batches,
+            monitor,
+            optimizer,
+            apply,
+            report,
+        )
+        self.weight_decays = weight_decays
+        self.refine = refine
+
+    @override
+    def _check(self, value: Any) -> None:
+        expect_number("weight_decays", value, minimum=0)
+
+    @override
+    def _candidates(self, optimizer: Optimizer) -> list[float]:
+        own = weight_decay_of(optimizer, MisconfigurationException)
+        if not isinstance(self.weight_decays, str):
+            return [float(value) for value in self.weight_decays]
+        if own == 0:
+            raise MisconfigurationException(
+                "There is no weight decay to look around: the optimizer's is 0. Pass numbers as `weight_decays`."
+            )
+        return [own, *_halved(own)]
+
+    @override
+    def _neighbours(self, value: float) -> list[float]:
+        return _halved(value) if self.refine and value > 0 else []
+
+    @override
+    def _prepare(self, optimizer: Optimizer, value: float) -> None:
+        write_weight_decay(optimizer, value)
+
+    @override
+    def _own(self, trainer: pl.Trainer) -> float:
+        return weight_decay_of(trainer.optimizers[self.optimizer])
+
+    @override
+    def _label(self, value: float) -> str:
+        mantissa, _, exponent = f"{value:.5e}".partition("e")  # 1.00000e-04
+        return f"{self.short}={mantissa.rstrip('0').rstrip('.')}e{exponent}" if value else f"{self.short}=0"
+
+    @override
+    def _use(self, trainer: pl.Trainer) -> list[str]:
+        assert self.suggestion is not None
+        return use_weight_decay(trainer, self.optimizer, self.suggestion.value)
+
+    @override
+    def _show(self, module: pl.LightningModule) -> list[str]:
+        assert self.suggestion is not None
+        return set_attributes(module, WEIGHT_DECAY_NAMES, self.suggestion.value)
+
+
+def _halved(value: float) -> list[float]:
+    """The neighbours of a value that halve the exponent, to one digit of the factor: 1e-4 -> 3e-4 and 3e-5."""
+    return [float(f"{value * factor:.6g}") for factor in (3.0, 0.3)]
