@@ -4,6 +4,7 @@ An LR range test whose result is really used, and one-cycle schedules of learnin
 """
 
 from pl_onecycle.choice import Choice
+from pl_onecycle.cli import OneCycleCLI
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.curve import LossCurve
 from pl_onecycle.momentum_probe import MomentumProbe
@@ -20,6 +21,7 @@ __all__ = [
     "LRRangeTest",
     "LossCurve",
     "MomentumProbe",
+    "OneCycleCLI",
     "OneCyclePolicy",
     "OneCycleScheduler",
     "OneCycleSettings",
