@@ -58,11 +58,11 @@ def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice
 
         L - L_lowest > max(4 e, 0.03 s)
 
-    with e the standard error of the mean of d in that last fifth, from the standard deviation of d about its trend, and
-    s the span of the lowest curve, from its highest to its lowest loss. Out are, in this order: candidates that have
-    diverged or were dropped; those whose validation loss is clearly worse, where all have one; and of the rest, which
-    validation cannot tell apart, those whose training loss is clearly worse. The largest of those that are left is
-    taken.
+    with e the standard error of the mean of d in that last fifth, from the standard deviation of d about its trend in
+    the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. Out are, in this
+    order: candidates that have diverged or were dropped; those whose validation loss is clearly worse, where all have
+    one; and of the rest, which validation cannot tell apart, those whose training loss is clearly worse. The largest of
+    those that are left is taken.
 
     Args:
         curves: By candidate.
@@ -134,7 +134,9 @@ def _noise(best: Array, other: Array) -> float:
     """Which difference between the ends could be chance, or does not matter."""
     shared = min(len(best), len(other))
     difference = other[:shared] - best[:shared]
-    error = noise_of(difference) / float(np.sqrt(len(_end(difference))))
+    end = len(_end(difference))
+    # Two runs begin alike and drift apart, so the noise is that of the later part.
+    error = noise_of(difference[-2 * end :]) / float(np.sqrt(end))
     return max(SURE * error, MATTERS * float(np.ptp(best)))
 
 

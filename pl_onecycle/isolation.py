@@ -142,6 +142,8 @@ def rehearsed(
                 remember_source(memory, source, seen)
             memory.remember(model)
             memory.remember_attributes(trainer)
+            for part in (trainer.state, trainer.strategy, trainer.precision_plugin):
+                memory.remember_attributes(part)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 memory.remember_attributes(callback)
             trainer.fit_loop = new_fit_loop(trainer)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 import numpy as np
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 if TYPE_CHECKING:
@@ -176,6 +176,19 @@ def _versions() -> dict[str, str]:
 
 
 # --------------------------------------------------------------------------------------------- loggers
+def claim_directories(loggers: Sequence[Logger]) -> None:
+    """Let loggers choose their directories, to be called before something is written into one outside a fit.
+
+    All choose before the first of them has a directory, which others would take for that of an earlier run; a CSVLogger
+    later says that it deletes files if it finds one that it has not made.
+    """
+    for logger in loggers:
+        _ = logger.version
+    for logger in loggers:
+        if isinstance(logger, CSVLogger):
+            _ = logger.experiment
+
+
 def log_curve(loggers: Sequence[Logger], name: str, curve: LossCurve) -> None:
     """Write the curve to every TensorBoard logger, under tags and a step axis of its own.
 

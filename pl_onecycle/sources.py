@@ -78,11 +78,11 @@ class Tape(Iterator[Any]):
         source: Where it goes on.
         looks: Iterators that have been asked for one batch each. They are kept, as a generator that is dropped may end
             what it has taken from.
-        taken: Those batches, which the real run is given first.
+        seen: Those batches, which come first.
     """
 
-    def __init__(self, source: Iterator[Any], looks: Sequence[Iterator[Any]], taken: Iterable[Any]) -> None:
-        self.source, self.looks, self.taken = source, looks, deque(taken)
+    def __init__(self, source: Iterator[Any], looks: Sequence[Iterator[Any]], seen: Iterable[Any]) -> None:
+        self.source, self.looks, self.taken = itertools.chain(seen, source), looks, deque[Any]()
 
     def __next__(self) -> Any:
         batch = next(self.source)

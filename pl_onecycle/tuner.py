@@ -108,7 +108,7 @@ class TuneResult:
             table.add_column(heading)
         for name, reason in self.reasons.items():
             before, found = self.before.get(name), getattr(self, name)
-            cells = ("-" if value is None else f"{value:.3g}" for value in (before, found))
+            cells = ("-" if value is None else f"{value:.6g}" for value in (before, found))
             table.add_row(name, *cells, reason)
         return table
 
@@ -244,6 +244,7 @@ class OneCycleTuner:
         """Let Lightning double the batch size until it does not fit, or is the largest allowed."""
         trials = int(math.log2(largest))  # 2, 4, ...; a limit that every version of Lightning knows
         with rehearsed(self.trainer, model, [datamodule], others):
+            self.trainer.limit_val_batches = 0  # Lightning would ask for validation data also where there are none
             size = Tuner(self.trainer).scale_batch_size(model, datamodule=datamodule, max_trials=trials)
         assert size is not None  # without `fast_dev_run`
         # Older versions double once more without trying it; all of them end at the size of the data.
@@ -258,7 +259,7 @@ class OneCycleTuner:
     ) -> str | None:
         """Write and log all that was found; return the directory."""
         root = self.trainer.log_dir or self.trainer.default_root_dir  # all ranks must ask
-        _ = [logger.version for logger in self.trainer.loggers]  # chosen before the first of them has a directory
+        report.claim_directories(self.trainer.loggers)
         if not self.trainer.is_global_zero:
             return None
         sweeps = {"lr_range_test": test, "lr_range_test_again": second}

@@ -1,0 +1,144 @@
+"""Does `WeightDecayProbe` choose the right weight decay, and does it say so where there is none?
+
+- right: linear regression with few samples and many weights, where the right decay is known. Targets are
+  y = x w + noise with w from N(0, 1), so that the weights are a ridge regression's, and the decay with the smallest
+  expected loss is the variance of the noise over the number of samples. 64 samples, 96 weights, x from N(0, 0.1^2), SGD
+  with lr 0.5 and momentum 0.9, batches of 32, 200 steps, candidates from ten times the right one down to a hundredth,
+  and 0; by validation loss on 512 samples.
+- alike: a small convolutional net on scikit-learn's digits, candidates 1e-5, 1.01e-5, 0.99e-5 and 0, which are the same
+  for its 200 steps. Such runs drift apart by chance, and none should be called better. Noise is how far: the difference
+  of the levels of two candidates in standard errors (root mean square), and as a share of the span of the curve.
+
+    python benchmarks/weight_decay.py
+"""
+
+import argparse
+import itertools
+import logging
+import math
+import platform
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from pl_onecycle import WeightDecayProbe, configure_one_cycle
+from pl_onecycle.curve import noise_of
+from pl_onecycle.probe import ProbeMode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from digits import ConvNet, Digits
+
+SAMPLES, WEIGHTS, SCALE = 64, 96, 0.1
+STEPS = 200
+
+
+class Ridge(pl.LightningModule):
+    """Linear regression, from weights 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(WEIGHTS, 1, bias=False)
+        nn.init.zeros_(self.layer.weight)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return 0.5 * nn.functional.mse_loss(self.layer(batch[0])[:, 0], batch[1])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def configure_optimizers(self) -> Any:
+        return configure_one_cycle(self, torch.optim.SGD(self.parameters(), lr=0.5, momentum=0.9))
+
+
+class SmallConvNet(ConvNet):
+    """The net of ``examples/digits.py`` at a learning rate that trains it."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=0.1)
+
+
+def regression(right: float, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Samples to train and to validate with, for which ``right`` is the right decay."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(WEIGHTS, generator=generator)
+
+    def draw(samples: int) -> TensorDataset:
+        x = SCALE * torch.randn(samples, WEIGHTS, generator=generator)
+        return TensorDataset(x, x @ weights + math.sqrt(right * SAMPLES) * torch.randn(samples, generator=generator))
+
+    return DataLoader(draw(SAMPLES), 32, shuffle=True), DataLoader(draw(512), 128)
+
+
+def probed(seed: int, model: Callable[[], pl.LightningModule], probe: WeightDecayProbe, *data: Any) -> WeightDecayProbe:
+    """Run ``probe`` at the start of a fit, and no more than a step of that."""
+    pl.seed_everything(seed, verbose=False)
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(accelerator="cpu", max_steps=1, callbacks=[probe], enable_model_summary=False, **quiet)
+    trainer.fit(model(), *data)
+    return probe
+
+
+def right(decay: float, mode: ProbeMode, seeds: int) -> tuple[int, int, int]:
+    """Count the seeds whose choice is right, those that call it sure, and those that are wrong and call it sure."""
+    candidates = (10 * decay, decay, decay / 10, decay / 100, 0.0)
+    hits = sure = wrong = 0
+    for seed in range(seeds):
+        probe = WeightDecayProbe(candidates, STEPS, mode=mode, report=False)
+        choice = probed(seed, Ridge, probe, *regression(decay, seed)).suggestion
+        assert choice is not None
+        hits += choice.value == decay
+        sure += not choice.within_noise
+        wrong += choice.value != decay and not choice.within_noise
+    return hits, sure, wrong
+
+
+def alike(mode: ProbeMode, seeds: int) -> tuple[int, float, float]:
+    """Count the seeds within noise; also the drift in standard errors, and as a share of the span."""
+    within, errors, shares = 0, list[float](), list[float]()
+    for seed in range(seeds):
+        probe = WeightDecayProbe((1e-5, 1.01e-5, 0.99e-5, 0.0), STEPS, mode=mode, report=False)
+        probed(seed, SmallConvNet, probe, Digits())
+        assert probe.suggestion is not None
+        within += probe.suggestion.within_noise
+        losses = [np.asarray(curve.loss) for curve in probe.curves.values()]
+        end = STEPS // 5
+        for one, other in itertools.combinations(losses, 2):
+            difference = one - other
+            margin = abs(float(difference[-end:].mean()))
+            errors.append(margin / (noise_of(difference[-2 * end :]) / math.sqrt(end)))
+            shares.append(margin / float(np.ptp(one)))
+    return within, float(np.sqrt(np.mean(np.square(errors)))), float(np.sqrt(np.mean(np.square(shares))))
+
+
+def main(seeds: int) -> None:
+    """Measure and print both tables."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    modes: tuple[ProbeMode, ...] = ("rise", "cycle")
+    print(
+        f"torch {version('torch')}, lightning {version('lightning')}, Python {platform.python_version()}, n = {seeds}"
+    )
+    print(f"\n{'right decay':<14}{'mode':<8}{'chosen':>10}{'called sure':>14}{'wrong and sure':>16}")
+    for decay, mode in itertools.product((1e-1, 1e-2, 1e-3), modes):
+        hits, sure, wrong = right(decay, mode, seeds)
+        print(f"{decay:<14g}{mode:<8}{f'{hits} of {seeds}':>10}{sure:>14}{wrong:>16}")
+    print(f"\n{'alike':<14}{'mode':<8}{'within noise':>14}{'drift in errors':>17}{'share of span':>15}")
+    for mode in modes:
+        within, errors, share = alike(mode, seeds)
+        print(f"{'digits':<14}{mode:<8}{f'{within} of {seeds}':>14}{errors:>17.1f}{share:>15.1%}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    main(**vars(parser.parse_args()))
