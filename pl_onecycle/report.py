@@ -319,6 +319,12 @@ def _draw_val(ax: Axes, curves: Mapping[str, LossCurve], chosen: str | None) -> 
     ax.set(title="on the same few batches", xlabel="optimizer step", ylabel="validation loss")
     for series, curve in curves.items():
         ax.plot(curve.val_steps, curve.val_loss, marker=".", **_look(series, curve, chosen))
+    losses = [[loss for loss in curve.val_loss if math.isfinite(loss)] for curve in curves.values()]
+    later = [loss for some in losses for loss in some[len(some) // 2 :]]
+    if later:  # the first losses of a rise may be far above the rest, and must not squash it
+        low, top = min(map(min, filter(None, losses))), max(later)
+        room = 0.1 * (top - low) or 0.1
+        ax.set_ylim(low - room, top + 5 * room)
     _finish(ax)
 
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  # sets environment variables, which the guard below would blame on a test
 import numpy as np
 import pytest
 import torch

@@ -1,15 +1,22 @@
 """Every example runs a few steps and says what it promises."""
 
 import csv
+import io
+import json
 import re
 import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 pytest.importorskip("sklearn", reason="the examples need scikit-learn: pip install 'pl-onecycle[examples]'")
+
+pytest.importorskip("torchvision", reason="the examples need torchvision: pip install 'pl-onecycle[examples]'")
+
+from PIL import Image  # comes with torchvision
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -54,3 +61,42 @@ def test_digits_cli_trains_with_what_it_has_tuned(
     decays = {float(row["lr-SGD-weight_decay"]) for row in rows if row["lr-SGD-weight_decay"]}
     assert decays == {tuned["weight_decay"]}
     assert any(row["val_loss"] for row in rows)
+
+
+def pack_images(folder: Path, part: str, count: int) -> None:
+    """Write grey-ish noise as CIFAR-10 is packed in ``<part>.npz``; the brighter, the higher the class."""
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 10, count)
+    files = []
+    for label in labels:
+        file = io.BytesIO()
+        pixels = 25 * label + generator.integers(0, 25, (32, 32, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
+        files.append(file.getvalue())
+    offset = np.cumsum([0, *map(len, files)])
+    jpeg = np.frombuffer(b"".join(files), dtype=np.uint8)
+    np.savez(folder / f"{part}.npz", jpeg=jpeg, offset=offset, label=labels.astype(np.uint8))
+
+
+@pytest.mark.slow
+def test_weight_decay_cifar10_compares_three_decays_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack_images(tmp_path, "train", 64)
+    pack_images(tmp_path, "test", 32)
+    options = {"--data": tmp_path, "--out": tmp_path / "out", "--batch-size": 16, "--num-steps": 20, "--max-lr": 0.5}
+    arguments = [str(text) for pair in options.items() for text in pair]
+    monkeypatch.setattr(sys, "argv", ["weight_decay_cifar10.py", *arguments])
+    runpy.run_path(str(EXAMPLES / "weight_decay_cifar10.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split() for line in lines if line.endswith("completed")]
+    assert [row[0] for row in rows] == ["0.001", "0.0001", "1e-05"]
+
+    (picture,) = (tmp_path / "out").rglob("weight_decay_probe.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = json.loads((picture.parent / "result.json").read_text())
+    for row, curve in zip(rows, told["curves"].values(), strict=True):
+        assert curve["lr"][-1] == pytest.approx(0.5)
+        assert float(row[1]) == pytest.approx(np.mean(curve["loss"][-4:]), abs=5e-4)  # a fifth of 20 steps
+        assert float(row[2]) == pytest.approx(np.mean(curve["val_loss"][-2:]), abs=5e-4)  # a fifth of 10 looks
+    assert any(f"choice: {told['suggestion']['value']:g}," in line for line in lines)

@@ -1,6 +1,7 @@
 """What the README shows runs as it stands there."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from tests.faults import FAULTS
 from tests.fits import SmallNet, data
 from tests.scenarios import SCENARIOS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README, EXAMPLES = (ROOT / "README.md").read_text(), ROOT / "examples"
 
 
 class Digitless(pl.LightningDataModule):
@@ -29,16 +31,41 @@ def block(language: str, containing: str) -> str:
     return str(it)
 
 
+@pytest.mark.parametrize("name", ["in_a_fit", "tune_first"])
+def test_the_python_of_the_readme_is_that_of_the_examples(name: str) -> None:
+    code = (EXAMPLES / f"{name}.py").read_text().split('"""\n\n', maxsplit=1)[1]
+    assert f"```python\n{code}```" in README
+    assert f"`examples/{name}.py`" in README
+
+
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs_and_says_what_it_found(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("name", ["in_a_fit", "tune_first"])
+def test_the_python_of_the_readme_runs_and_trains_with_what_it_found(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("sklearn", reason="the README's data come from scikit-learn")
-    names: dict[str, Any] = {}
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as for a script
     with caplog.at_level("INFO"):
-        exec(compile(block("python", "LRRangeTest()"), "README.md", "exec"), names)
-    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("LR range test (")]
-    assert len(said) == 1
-    assert "set in 1 parameter group, OneCycleScheduler" in said[0]
-    assert names["trainer"].global_step == 5 * 57  # 1,797 images in batches of 32
+        names = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    trainer, said = names["trainer"], caplog.text
+    assert trainer.global_step == 5 * 45  # 1,438 images in batches of 32
+    (group,) = trainer.optimizers[0].param_groups
+    if name == "in_a_fit":
+        test, probe = trainer.callbacks[:2]
+        assert said.index("LR range test (") < said.index("Weight decay probe (4 candidates, 100 steps each")
+        assert (group["max_lr"], group["weight_decay"]) == (test.suggestion.lr, probe.suggestion.value)
+    else:
+        result = names["result"]
+        assert (group["max_lr"], group["weight_decay"]) == (result.max_lr, result.weight_decay)
+        assert "Tuned Net" in capsys.readouterr().out
+
+
+def test_the_commands_of_the_readme_are_those_of_the_example() -> None:
+    told = (EXAMPLES / "digits_cli.py").read_text()
+    for line in block("bash", "digits_cli.py tune").splitlines():
+        words = line.split()
+        assert " ".join(words[:5]) in told  # that they run and train with what was found: test_examples.py
+        assert words[4] == "examples/configs/digits.yaml"
 
 
 def test_the_flags_of_the_readme_put_the_callback_into_any_lightning_cli(monkeypatch: pytest.MonkeyPatch) -> None:
