@@ -4,6 +4,7 @@ Pure maths on numpy. All curves come from the same weights, batches and random n
 candidate tells them apart; what is judged is the level at which each ends.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -60,9 +61,9 @@ def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice
 
     with e the standard error of the mean of d in that last fifth, from the standard deviation of d about its trend in
     the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. Out are, in this
-    order: candidates that have diverged or were dropped; those whose validation loss is clearly worse, where all have
-    one; and of the rest, which validation cannot tell apart, those whose training loss is clearly worse. The largest of
-    those that are left is taken.
+    order: candidates that have diverged or were dropped; where some have a finite validation loss throughout, those
+    that have none, and those for which it is clearly worse; and of the rest, which validation cannot tell apart, those
+    whose training loss is clearly worse. The largest of those that are left is taken.
 
     Args:
         curves: By candidate.
@@ -83,7 +84,8 @@ def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice
     left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve) > 0}
     if not left:
         return f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
-    validated = all(len(curve.val_loss) >= MIN_END for curve in left.values())
+    left = {value: curve for value, curve in left.items() if _is_validated(curve)} or left
+    validated = all(_is_validated(curve) for curve in left.values())
     told: list[str] = []
     for kind in ("validation loss", "training loss")[not validated :]:
         compared = _compared(left, kind)
@@ -96,8 +98,12 @@ def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice
     reason = ", and ".join(told)
     if len(left) > 1:
         seen = "validation and training loss" if validated else kind
-        reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and the largest is kept"
+        reason = f"within noise: {_names(left)} cannot be told apart by {seen}, so the largest is taken"
     return Choice(chosen, kind, margin, noise, len(left) > 1, reason)
+
+
+def _is_validated(curve: LossCurve) -> bool:
+    return len(curve.val_loss) >= MIN_END and all(map(math.isfinite, curve.val_loss))
 
 
 def _compared(curves: Mapping[float, LossCurve], kind: str) -> dict[float, tuple[float, float]]:
@@ -160,7 +166,9 @@ def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
     complete = [other for other in others.values() if other.outcome == "completed"]
     if not complete:
         return False
-    validated = bool(curve.val_loss) and all(other.val_loss for other in complete)
+    validated = any(map(_is_validated, complete))
+    if validated:
+        complete = [*filter(_is_validated, complete)]
     kind = "validation loss" if validated else "training loss"
     best = min(complete, key=lambda other: _end(_judged(other, kind)).mean())
     mine, theirs = _looks(curve, validated, len(best)), _looks(best, validated, len(best))

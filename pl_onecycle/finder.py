@@ -84,6 +84,12 @@ class Finder(pl.Callback):
         """Write the suggestion to the module alone; return what has changed."""
 
     # ------------------------------------------------------------------------------------------ hooks
+    @property
+    @override
+    def state_key(self) -> str:
+        """Under which a checkpoint has the result; Lightning takes no two callbacks with one key."""
+        return self._generate_state_key(optimizer=self.optimizer) if self.optimizer else super().state_key
+
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":

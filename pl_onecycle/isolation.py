@@ -141,8 +141,7 @@ def rehearsed(
             for source in loaders:
                 remember_source(memory, source, seen)
             memory.remember(model)
-            memory.remember_attributes(trainer)
-            for part in (trainer.state, trainer.strategy, trainer.precision_plugin):
+            for part in (trainer, trainer.state, trainer.strategy, trainer.precision_plugin):
                 memory.remember_attributes(part)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 memory.remember_attributes(callback)
@@ -177,9 +176,8 @@ def _remember(trainer: pl.Trainer, memory: Memory, sources: list[tuple[Any, Tape
         memory.leave_alone(wrapper)
         memory.remember(wrapper._forward_pre_hooks)
         memory.remember([*wrapper.parameters(), *wrapper.buffers()])
-    memory.remember_attributes(trainer)
-    memory.remember_attributes(trainer.strategy)
-    memory.remember_attributes(trainer.precision_plugin)
+    for part in (trainer, trainer.state, trainer.strategy, trainer.precision_plugin):
+        memory.remember_attributes(part)
     memory.remember_attributes(getattr(trainer.precision_plugin, "scaler", None))
     for config in trainer.lr_scheduler_configs:
         memory.remember_attributes(config.scheduler)

@@ -24,7 +24,7 @@ from pl_onecycle.finder import Finder, finders
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.progress import progress_bar
 from pl_onecycle.recorder import Looks
-from pl_onecycle.schedules import one_cycle_of, peak_of
+from pl_onecycle.schedules import one_cycle_of, optimizer_of, peak_of
 from pl_onecycle.trial import run_trial
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Probe(Finder):
     @override
     def find(self, trainer: pl.Trainer) -> None:
         """Run the whole line, from the trials to the report."""
-        candidates, cycle = self._candidates(trainer.optimizers[self.optimizer]), self._cycle(trainer)
+        candidates, cycle = self._candidates(optimizer_of(trainer, self.optimizer)), self._cycle(trainer)
         self.curves = {}
         most = len(candidates) + len(self._neighbours(candidates[0]))
         with progress_bar(trainer, most * self.num_steps, self.title) as advance:
@@ -251,7 +251,7 @@ class Probe(Finder):
         return {
             "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
             "refusal": None if self.suggestion is not None else self.why,
-            "saved": self.saved,
+            "share_of_steps_saved": self.saved,
             "settings": {name: getattr(self, name) for name in (*settings, "optimizer", self._argument)},
         }
 

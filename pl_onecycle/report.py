@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 import platform
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -133,7 +134,9 @@ def write_folder(
         with files.open(f"{folder}/{file}", "w", newline="") as handle:
             csv.writer(handle).writerows(rows)
     with files.open(f"{folder}/result.json", "w") as handle:
-        json.dump(_json({**facts, "versions": _versions()}), handle, indent=2, allow_nan=False)
+        text = json.dumps(_json({**facts, "versions": _versions()}), indent=2, allow_nan=False)
+        # A curve is for machines; each of its lists on one line leaves the rest to be read by people.
+        handle.write(re.sub(r"\[[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), text))
     for file, text in (texts or {}).items():
         with files.open(f"{folder}/{file}", "w") as handle:
             handle.write(text)
@@ -336,8 +339,9 @@ def _finish(ax: Axes) -> None:
 
 def _look(series: str, curve: LossCurve, chosen: str | None) -> dict[str, Any]:
     label = series if curve.outcome == "completed" else f"{series} ({curve.outcome})"
-    is_chosen = series == chosen
-    return {"label": f"{label}, chosen" if is_chosen else label, "linewidth": 2.5 if is_chosen else 1.2}
+    if series == chosen:  # seen beneath others that it coincides with
+        return {"label": f"{label}, chosen", "linewidth": 5, "alpha": 0.45, "zorder": 1}
+    return {"label": label, "linewidth": 1.2, "zorder": 2}
 
 
 def _running_mean(loss: Array, width: float = 0.03) -> Array:

@@ -4,9 +4,27 @@ import math
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.optim import Optimizer
 
 from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, schedule_peak
+from pl_onecycle.param_groups import check_lrs
 from pl_onecycle.scheduler import OneCycleScheduler
+
+
+def optimizer_of(trainer: pl.Trainer, index: int) -> Optimizer:
+    """Return an optimizer of the module, checked.
+
+    Raises:
+        MisconfigurationException: The module has no such optimizer, or it has no usable lr.
+    """
+    usable = [optimizer for optimizer in trainer.optimizers if optimizer.param_groups]  # Lightning's stand-in has none
+    if index >= len(usable):
+        name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
+        which = "an optimizer" if index == 0 else f"the optimizer with index {index}"
+        raise MisconfigurationException(f"The test needs {which}, and {name} returned {len(usable) or 'none'}.")
+    check_lrs(trainer.optimizers[index], MisconfigurationException)
+    return trainer.optimizers[index]
 
 
 def schedulers_of(trainer: pl.Trainer, index: int) -> tuple[list[Any], int]:

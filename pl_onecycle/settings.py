@@ -11,9 +11,10 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from pl_onecycle.checks import expect, expect_integer, expect_number
+from pl_onecycle.param_groups import weight_decay_of
 from pl_onecycle.policy import Anneal
 from pl_onecycle.presets import PolicyArguments, Preset
-from pl_onecycle.schedules import one_cycle_of, use_max_lr, use_weight_decay
+from pl_onecycle.schedules import one_cycle_of, optimizer_of, use_max_lr, use_weight_decay
 
 
 class OneCycleSettings(pl.Callback):
@@ -120,11 +121,9 @@ class OneCycleSettings(pl.Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.max_lr is None and self.weight_decay is None and not self.policy_arguments:
             return
-        if self.optimizer >= len(trainer.optimizers):
-            raise MisconfigurationException(
-                f"The one-cycle settings are for the optimizer with index {self.optimizer}, and"
-                f" `{type(pl_module).__name__}.configure_optimizers` returned {len(trainer.optimizers)}."
-            )
+        optimizer = optimizer_of(trainer, self.optimizer)
+        if self.weight_decay is not None:
+            weight_decay_of(optimizer, MisconfigurationException)
         if self.policy_arguments and one_cycle_of(trainer, self.optimizer) is None:
             raise MisconfigurationException(
                 f"The one-cycle settings {sorted(self.policy_arguments)} have no schedule to change:"

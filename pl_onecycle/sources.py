@@ -86,11 +86,15 @@ class Tape(Iterator[Any]):
 
     def __next__(self) -> Any:
         batch = next(self.source)
-        with suppress(Exception):  # of what cannot be copied, the real run gets the very batch
-            self.taken.append(copy.deepcopy(batch))  # training may write into the batch
-            return batch
-        self.taken.append(batch)
+        self.taken.append(copied(batch))
         return batch
+
+
+def copied(batch: Any) -> Any:
+    """A copy of a batch, as training may write into it; of what cannot be copied, the very batch."""
+    with suppress(Exception):
+        return copy.deepcopy(batch)
+    return batch
 
 
 class TakenFirst:

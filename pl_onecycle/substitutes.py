@@ -22,7 +22,7 @@ from lightning.pytorch.loops.utilities import _select_data_fetcher
 from lightning.pytorch.trainer.states import RunningStage
 from lightning.pytorch.utilities import CombinedLoader
 
-from pl_onecycle.sources import TakenFirst, Tape, tape_of
+from pl_onecycle.sources import TakenFirst, Tape, copied, tape_of
 
 
 # -------------------------------------------------------------------------------------------------- loops
@@ -209,7 +209,7 @@ class _Copies:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Any]:
-        return (copy.deepcopy(batch) for batch in self.batches)
+        return map(copied, self.batches)
 
 
 # ------------------------------------------------------------------------------------------------ loggers

@@ -9,14 +9,13 @@ from collections.abc import Callable
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loops import _FitLoop
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from pl_onecycle.curve import LossCurve
 from pl_onecycle.isolation import isolated
-from pl_onecycle.param_groups import check_lrs
 from pl_onecycle.policy import Policy
 from pl_onecycle.recorder import Looks, OnStep, Recorder
+from pl_onecycle.schedules import optimizer_of
 
 
 def run_trial(
@@ -58,7 +57,7 @@ def run_trial(
         MisconfigurationException: The module has no such optimizer, it has no usable lr, or its loss is never seen.
         TrialFailedElsewhere: Another process failed in the trial.
     """
-    chosen = _chosen(trainer, optimizer)
+    chosen = optimizer_of(trainer, optimizer)
     recorder = Recorder(trainer, policy, chosen, early_stop_threshold, on_step, looks)
     with isolated(trainer, recorder, looks.val_batches if looks else 0, recorder.is_validation_due) as loop:
         try:
@@ -75,16 +74,6 @@ def run_trial(
             else:
                 raise
     return recorder.curve()
-
-
-def _chosen(trainer: pl.Trainer, index: int) -> torch.optim.Optimizer:
-    usable = [optimizer for optimizer in trainer.optimizers if optimizer.param_groups]  # Lightning's stand-in has none
-    if index >= len(usable):
-        name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
-        which = "an optimizer" if index == 0 else f"the optimizer with index {index}"
-        raise MisconfigurationException(f"The test needs {which}, and {name} returned {len(usable) or 'none'}.")
-    check_lrs(trainer.optimizers[index], MisconfigurationException)
-    return trainer.optimizers[index]
 
 
 def _train(trainer: pl.Trainer, loop: _FitLoop, recorder: Recorder) -> None:

@@ -81,6 +81,7 @@ class TuneResult:
             ...
             ValueError: These values were tuned for Net, and this model is LightningModule: tune it, or leave them out.
         """
+        model = _plain(model)
         check_model(model, self.tuned_for)
         if self.batch_size is not None:
             taken = [set_attributes(holder, _BATCH_NAMES, self.batch_size) for holder in (model, datamodule)]
@@ -90,8 +91,9 @@ class TuneResult:
             set_attributes(model, LR_NAMES, self.max_lr)
         if self.weight_decay is not None:
             set_attributes(model, WEIGHT_DECAY_NAMES, self.weight_decay)
-        users = model.configure_callbacks
-        model.configure_callbacks = _WithSettings(getattr(users, "users", users), settings)  # type: ignore[method-assign]
+        users = model.on_fit_start
+        own = users.users if isinstance(users, _Applied) else users
+        model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
         """Return the values as a config of `OneCycleCLI`, as it stands in ``tuned.yaml``."""
@@ -103,12 +105,13 @@ class TuneResult:
         return config
 
     def __rich__(self) -> Table:
-        table = Table(title=f"Tuned {self.tuned_for}", caption=self.directory, caption_justify="left")
+        where = None if self.directory is None else f"{self.directory}/tuned.yaml"
+        table = Table(title=f"Tuned {self.tuned_for}", caption=where, caption_justify="left")
         for heading in ("", "before", "found", "why"):
             table.add_column(heading)
         for name, reason in self.reasons.items():
             before, found = self.before.get(name), getattr(self, name)
-            cells = ("-" if value is None else f"{value:.6g}" for value in (before, found))
+            cells = (_short(value) for value in (before, found))
             table.add_row(name, *cells, reason)
         return table
 
@@ -118,15 +121,31 @@ class TuneResult:
         return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
 
 
-class _WithSettings:
-    """A module's ``configure_callbacks`` that adds settings to its own; can be copied and pickled with it."""
+def _short(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
-    def __init__(self, users: Callable[[], Any], settings: OneCycleSettings) -> None:
-        self.users, self.settings = users, settings
 
-    def __call__(self) -> list[pl.Callback]:
-        own = self.users()
-        return [*(own if isinstance(own, (list, tuple)) else [own]), self.settings]
+def _plain(model: Any) -> Any:
+    """The module inside one that ``torch.compile`` has made."""
+    return getattr(model, "_orig_mod", model)
+
+
+def _without_finders(callbacks: Any) -> list[pl.Callback]:
+    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return [callback for callback in callbacks if not isinstance(callback, Finder)]
+
+
+class _Applied:
+    """A module's ``on_fit_start`` that applies settings after its own; can be copied and pickled with the module."""
+
+    def __init__(self, model: pl.LightningModule, users: Callable[[], None], settings: OneCycleSettings) -> None:
+        self.model, self.users, self.settings = model, users, settings
+
+    def __call__(self) -> None:
+        self.users()
+        self.settings.on_fit_start(self.model.trainer, self.model)
 
 
 class OneCycleTuner:
@@ -186,6 +205,7 @@ class OneCycleTuner:
             ValueError: An argument lies outside its range.
             MisconfigurationException: There are no training data, or no usable optimizer, or ``fast_dev_run`` is set.
         """
+        to_fit, model = model, _plain(model)
         expect(isinstance(model, pl.LightningModule), "model", "a LightningModule", type(model).__name__, TypeError)
         expect_bool("batch_size", batch_size)
         expect_bool("again", again)
@@ -199,7 +219,7 @@ class OneCycleTuner:
         expect(bool(finders) or batch_size, "batch_size", "True where nothing else is to be tuned", batch_size)
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             raise MisconfigurationException("With `fast_dev_run` there is nothing to tune: it trains too few steps.")
-        others = [callback for callback in self._callbacks if not isinstance(callback, Finder)]
+        others = _without_finders(self._callbacks)
         data = [train_dataloaders, val_dataloaders, datamodule]
         size = self._largest_batch(model, datamodule, others, max_batch_size) if batch_size else None
         if finders:
@@ -207,7 +227,9 @@ class OneCycleTuner:
                 if size is not None:
                     set_attributes(model, _BATCH_NAMES, size)
                     set_attributes(datamodule, _BATCH_NAMES, size)
-                self.trainer.fit(model, train_dataloaders, val_dataloaders, datamodule)
+                users = model.configure_callbacks
+                model.configure_callbacks = lambda: _without_finders(users())  # type: ignore[method-assign]
+                self.trainer.fit(to_fit, train_dataloaders, val_dataloaders, datamodule)
             if finders[0].before is None:
                 raise MisconfigurationException(
                     "Nothing was tuned: the fit had no training step (no batches, or no epochs), or it ran in processes"

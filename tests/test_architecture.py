@@ -30,11 +30,11 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "substitutes": ("Lightning", {"sources"}),
     "isolation": ("Lightning", {"memory", "signals", "sources", "substitutes"}),
     "recorder": ("Lightning", {"curve", "policy", "param_groups", "real_step"}),
-    "trial": ("Lightning", {"curve", "isolation", "param_groups", "policy", "recorder"}),
+    "schedules": ("Lightning", {"apply", "param_groups", "scheduler"}),
+    "trial": ("Lightning", {"curve", "isolation", "policy", "recorder", "schedules"}),
     "progress": ("Lightning", set()),
     "report": ("Lightning", {"curve", "policy", "suggestion"}),  # types only, see below
-    "schedules": ("Lightning", {"apply", "scheduler"}),
-    "settings": ("Lightning", {"checks", "policy", "presets", "schedules"}),
+    "settings": ("Lightning", {"checks", "param_groups", "policy", "presets", "schedules"}),
     "configure": ("Lightning", {"checks", "presets", "scheduler", "settings"}),
     "finder": ("Lightning", {"checks"}),
     "range_test": (
