@@ -10,6 +10,21 @@
   of the levels of two candidates in standard errors (root mean square), and as a share of the span of the curve.
 
     python benchmarks/weight_decay.py
+
+Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server with other work on them, n = 10, 6
+minutes):
+
+    right decay   mode        chosen   called sure  wrong and sure
+    0.1           rise      10 of 10            10               0
+    0.1           cycle     10 of 10            10               0
+    0.01          rise      10 of 10            10               0
+    0.01          cycle     10 of 10            10               0
+    0.001         rise      10 of 10             0               0
+    0.001         cycle      8 of 10             1               0
+
+    alike         mode      within noise  drift in errors  share of span
+    digits        rise          10 of 10             26.2           1.6%
+    digits        cycle         10 of 10              2.7           0.1%
 """
 
 import argparse

@@ -27,7 +27,7 @@ class MomentumProbe(Probe):
     the groups. Groups without momentum, or whose momentum is 0, are left alone.
 
     Args:
-        momentums: Candidates in [0, 1), none twice. The defaults are Smith's.
+        momentums: Candidates in [0, 1), none twice, beside which the run's own is tried. The defaults are Smith's.
         num_steps: See `WeightDecayProbe`, as for the other arguments.
         mode: ``"rise"`` or ``"cycle"``.
         max_lr: Peak of the cycle, > ``min_lr``; None for that of the run.

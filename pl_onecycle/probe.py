@@ -38,7 +38,7 @@ class Probe(Finder):
     """Try each candidate in isolated short cycles from the same state with the same batches, and choose one.
 
     Args:
-        candidates: Values to try, none twice; or a word that says how to find them.
+        candidates: Values to try, none twice; or a word that says how to find them. The run's own is tried beside them.
         num_steps: Optimizer steps of each cycle, >= 10.
         mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
             run's whole cycle, up, down and annihilated, in ``num_steps``.
@@ -154,6 +154,9 @@ class Probe(Finder):
     def find(self, trainer: pl.Trainer) -> None:
         """Run the whole line, from the trials to the report."""
         candidates, cycle = self._candidates(optimizer_of(trainer, self.optimizer)), self._cycle(trainer)
+        before = self.before = self._own(trainer)
+        if before > 0 and before not in candidates:  # never replaced by what it was not compared with
+            candidates.append(before)
         self.curves = {}
         most = len(candidates) + len(self._neighbours(candidates[0]))
         with progress_bar(trainer, most * self.num_steps, self.title) as advance:
@@ -163,7 +166,6 @@ class Probe(Finder):
                 self._try_all(trainer, cycle, self._neighbours(best.value), advance)
         answer = choose(self.curves, self.name)
         self.suggestion = answer if isinstance(answer, Choice) else None
-        before = self.before = self._own(trainer)
         changed: list[str] = []
         if self.suggestion is None:
             found = f"no choice, because {self.why}; training goes on with {self.name} {before:.3g}"

@@ -192,7 +192,8 @@ class OneCycleTuner:
             datamodule: Instead of loaders.
             lr_range_test: A test to run, or True for that among the Trainer's callbacks, if any, else the default one;
                 False leaves it out.
-            weight_decay_probe: Likewise.
+            weight_decay_probe: A probe to run, or True for that among the Trainer's callbacks, if any, else the default
+                one; False leaves it out.
             batch_size: True first finds the largest batch size that fits, by Lightning's ``BatchSizeFinder``.
             max_batch_size: The largest batch size to try.
             again: True runs the range test a second time, with the weight decay that was chosen.
@@ -370,7 +371,7 @@ class _SecondTest(LRRangeTest):
 
 
 class OneCycleTrainer(pl.Trainer):
-    """A Trainer with `tune`, which Lightning 2 no longer has.
+    """A Lightning Trainer that can also `tune`.
 
     Example:
         >>> trainer = OneCycleTrainer(max_epochs=30, logger=False, enable_progress_bar=False)
@@ -396,9 +397,10 @@ class OneCycleTrainer(pl.Trainer):
             train_dataloaders: As for ``fit``, and so are the next two.
             val_dataloaders: Where there are any, weight decay is chosen by the validation loss.
             datamodule: Instead of loaders.
-            lr_range_test: A test to run, or True for that among the callbacks, if any, else the default one; False
-                leaves it out.
-            weight_decay_probe: Likewise.
+            lr_range_test: A test to run, or True for that among the Trainer's callbacks, if any, else the default one;
+                False leaves it out.
+            weight_decay_probe: A probe to run, or True for that among the Trainer's callbacks, if any, else the default
+                one; False leaves it out.
             batch_size: True first finds the largest batch size that fits, by Lightning's ``BatchSizeFinder``.
             max_batch_size: The largest batch size to try.
             again: True runs the range test a second time, with the weight decay that was chosen.
