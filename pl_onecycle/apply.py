@@ -24,7 +24,7 @@ _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 _SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr")
 # Attributes and hparams of a module that follow.
 LR_NAMES = ("lr", "learning_rate")
-WEIGHT_DECAY_NAMES = ("weight_decay",)
+WEIGHT_DECAY_NAMES = ("weight_decay", "wd")
 
 
 def apply_max_lr(
@@ -127,7 +127,7 @@ def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.
     Args:
         weight_decay: The new decay, >= 0.
         optimizer: Its groups are written.
-        module: ``weight_decay`` of it and of its ``hparams`` follow where they exist.
+        module: ``weight_decay`` and ``wd`` of it and of its ``hparams`` follow where they exist.
 
     Returns:
         What was changed, for people.
@@ -154,7 +154,8 @@ def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[A
     Args:
         momentum: The new momentum or beta1, in [0, 1).
         optimizer: Its groups are written.
-        schedulers: A `OneCycleScheduler` among them is given it as its ``max_momentum``.
+        schedulers: A `OneCycleScheduler` among them is given it as its ``max_momentum``; torch's ``OneCycleLR`` and
+            ``CyclicLR`` find theirs in the groups.
 
     Returns:
         What was changed, for people.
@@ -163,6 +164,8 @@ def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[A
     groups = [group for group in optimizer.param_groups if has_momentum(group)]
     for group in groups:
         write_momentum(group, momentum)
+        if "max_momentum" in group:  # torch's OneCycleLR and CyclicLR keep the ends of their cycle there
+            group.update(max_momentum=momentum, base_momentum=min(group["base_momentum"], momentum))
     cycles = [part for scheduler in schedulers for part in _parts(scheduler) if isinstance(part, OneCycleScheduler)]
     for cycle in cycles:
         cycle.set_max_momentum(momentum)

@@ -5,7 +5,7 @@ candidate tells them apart; what is judged is the level at which each ends.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,8 +33,8 @@ class Choice:
         judged_by: What decided: ``"validation loss"`` or ``"training loss"``.
         margin: How much lower the best candidate ends than the next one, in units of that loss; None without a next
             one.
-        noise: Which margin could be chance, in units of that loss; None without a next one.
-        within_noise: Whether several candidates cannot be told apart; the largest of them is chosen then.
+        noise: Which margin could be chance, or is too small to matter, in units of that loss; None without a next one.
+        within_noise: Whether several candidates, and which ``value`` is one of, cannot be told apart.
         reason: Half a sentence for people.
     """
 
@@ -50,7 +50,11 @@ class Choice:
         return asdict(self)
 
 
-def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice | str:
+def choose(
+    curves: Mapping[float, LossCurve],
+    name: str = "candidate",
+    of_equals: Callable[[Sequence[float]], float] = max,
+) -> Choice | str:
     """Choose the candidate whose curve ends lowest, or return why there is none.
 
     The level L of a curve is the mean of the last fifth of its losses, and at least three. As all candidates see the
@@ -63,11 +67,12 @@ def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice
     the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. Out are, in this
     order: candidates that have diverged or were dropped; where some have a finite validation loss throughout, those
     that have none, and those for which it is clearly worse; and of the rest, which validation cannot tell apart, those
-    whose training loss is clearly worse. The largest of those that are left is taken.
+    whose training loss is clearly worse. Of those that are left, ``of_equals`` tells which to take.
 
     Args:
         curves: By candidate.
         name: What the candidates are, for the reason.
+        of_equals: Takes the candidates that cannot be told apart, at least one; the largest by default.
 
     Example:
         >>> lr = [0.1] * 10
@@ -93,12 +98,12 @@ def choose(curves: Mapping[float, LossCurve], name: str = "candidate") -> Choice
         left = {value: left[value] for value, (margin, noise) in compared.items() if margin <= noise}
         if len(left) == 1:
             break
-    chosen = max(left)
+    chosen = of_equals(tuple(left))
     margin, noise = [*compared.values(), (None, None)][1]
     reason = ", and ".join(told)
     if len(left) > 1:
         seen = "validation and training loss" if validated else kind
-        reason = f"within noise: {_names(left)} cannot be told apart by {seen}, so the largest is taken"
+        reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and {chosen:g} is taken"
     return Choice(chosen, kind, margin, noise, len(left) > 1, reason)
 
 

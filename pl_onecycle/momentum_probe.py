@@ -20,8 +20,9 @@ class MomentumProbe(Probe):
     """Find the largest momentum of the cycle at the start of a fit, by short cycles, and train with it.
 
     As `WeightDecayProbe`, after which it runs: the candidates are values of ``max_momentum``, at which a cycle begins
-    and ends. The smallest momentum of the cycle stays, and gives way only to a candidate below it. A tie goes to the
-    larger momentum.
+    and ends. The smallest momentum of the cycle stays, and gives way only to a candidate below it. Where candidates
+    cannot be told apart the run's own stays, or else the smallest of them is taken. A run that cycles no momentum is
+    tried, and trained, with a constant one.
 
     *Changes* (with ``apply``) the ``max_momentum`` of a `OneCycleScheduler`; without one, the momentum, or beta1, of
     the groups. Groups without momentum, or whose momentum is 0, are left alone.
@@ -100,16 +101,30 @@ class MomentumProbe(Probe):
         return [float(value) for value in self.momentums]
 
     @override
-    def _policy(self, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
-        base = min(cycle.base_momentum, value)
+    def _policy(self, trainer: pl.Trainer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
+        # What is tried is what is then trained with: a cycle where the run has one, else a constant.
+        base = min(cycle.base_momentum, value) if self._cycled_to(trainer) is not None else value
         return replace(cycle, base_momentum=base, max_momentum=value, cycle_momentum=True)
+
+    def _cycled_to(self, trainer: pl.Trainer) -> float | None:
+        """The largest momentum of the run's cycle, or None where it cycles none."""
+        cycle = one_cycle_of(trainer, self.optimizer)
+        if cycle is not None:
+            return cycle.policy.max_momentum if cycle.policy.cycle_momentum else None
+        groups = trainer.optimizers[self.optimizer].param_groups  # torch's schedulers keep theirs there
+        return max((float(group["max_momentum"]) for group in groups if "max_momentum" in group), default=None)
 
     @override
     def _own(self, trainer: pl.Trainer) -> float:
-        cycle = one_cycle_of(trainer, self.optimizer)
-        if cycle is not None:
-            return cycle.policy.max_momentum
+        cycled = self._cycled_to(trainer)
+        if cycled is not None:
+            return cycled
         return max(momentum_of(group) or 0.0 for group in trainer.optimizers[self.optimizer].param_groups)
+
+    @override
+    def _of_equals(self, values: Sequence[float]) -> float:
+        # A large momentum is no gain by itself.
+        return self.before if self.before is not None and self.before in values else min(values)
 
     @override
     def _use(self, trainer: pl.Trainer) -> list[str]:

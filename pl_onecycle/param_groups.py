@@ -90,7 +90,7 @@ def write_momentum(group: dict[str, Any], momentum: float) -> None:
 # ---------------------------------------------------------------------------------------- weight decay
 def weight_decay_of(optimizer: Optimizer, error: type[Exception] = ValueError) -> float:
     """Return the largest weight decay of the groups; raises ``error`` for an optimizer that knows none."""
-    decays = [float(group["weight_decay"]) for group in optimizer.param_groups if "weight_decay" in group]
+    decays = [float(group["weight_decay"]) for group in _with_weight_decay(optimizer)]
     wanted = "an optimizer with weight decay (a `weight_decay` in its parameter groups)"
     expect(bool(decays), "optimizer", wanted, type(optimizer).__name__, error)
     return max(decays)
@@ -102,8 +102,11 @@ def write_weight_decay(optimizer: Optimizer, weight_decay: float) -> int:
     Groups at 0 beside decayed ones stay at 0; where all are at 0, all get it.
     """
     top = weight_decay_of(optimizer)
-    decayed = [group for group in optimizer.param_groups if "weight_decay" in group]
-    decayed = [group for group in decayed if top == 0 or float(group["weight_decay"]) > 0]
+    decayed = [group for group in _with_weight_decay(optimizer) if top == 0 or float(group["weight_decay"]) > 0]
     for group in decayed:
         write(group, "weight_decay", rescale(float(group["weight_decay"]), top, weight_decay))
     return len(decayed)
+
+
+def _with_weight_decay(optimizer: Optimizer) -> list[dict[str, Any]]:
+    return [group for group in optimizer.param_groups if group.get("weight_decay") is not None]

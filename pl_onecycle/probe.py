@@ -4,6 +4,7 @@ The engine under `weight_decay_probe.py` and `momentum_probe.py`: policy -> one 
 choice -> apply -> report. Which value it is, is theirs to say.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ProbeMode = Literal["rise", "cycle"]
+
+# A neighbour this close to a candidate need not be tried.
+ALIKE = 0.15
 
 
 class Probe(Finder):
@@ -122,9 +126,13 @@ class Probe(Finder):
         """What to try after ``value`` has turned out best."""
         return []
 
-    def _policy(self, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
+    def _policy(self, trainer: pl.Trainer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
         """The cycle of a candidate."""
         return cycle
+
+    def _of_equals(self, values: Sequence[float]) -> float:
+        """Which of several that cannot be told apart to take."""
+        return max(values)
 
     def _prepare(self, optimizer: Optimizer, value: float) -> None:
         """Write a candidate into the groups of an optimizer on trial."""
@@ -161,10 +169,11 @@ class Probe(Finder):
         most = len(candidates) + len(self._neighbours(candidates[0]))
         with progress_bar(trainer, most * self.num_steps, self.title) as advance:
             self._try_all(trainer, cycle, candidates, advance)
-            best = choose(self.curves)
-            if isinstance(best, Choice):
-                self._try_all(trainer, cycle, self._neighbours(best.value), advance)
-        answer = choose(self.curves, self.name)
+            best = self._choose()
+            if isinstance(best, Choice) and not best.within_noise:  # else there is nothing to look closer at
+                near = [it for it in self._neighbours(best.value) if not self._is_near_another(it)]
+                self._try_all(trainer, cycle, near, advance)
+        answer = self._choose()
         self.suggestion = answer if isinstance(answer, Choice) else None
         changed: list[str] = []
         if self.suggestion is None:
@@ -211,13 +220,19 @@ class Probe(Finder):
             steps = [round(self.num_steps * (k + 1) / TIMES) for k in range(TIMES)]
             self.curves[value] = run_trial(
                 trainer,
-                self._policy(cycle, value),
+                self._policy(trainer, cycle, value),
                 optimizer=self.optimizer,
                 early_stop_threshold=self.early_stop_threshold,
                 on_step=lambda step, loss, done=done: advance(done + step, loss),  # type: ignore[misc]
                 prepare=partial(self._prepare, value=value),
                 looks=Looks(steps, self.val_batches, self.monitor, partial(is_hopeless, others=dict(self.curves))),
             )
+
+    def _is_near_another(self, value: float) -> bool:
+        return any(math.isclose(value, tried, rel_tol=ALIKE) for tried in self.curves)
+
+    def _choose(self) -> Choice | str:
+        return choose(self.curves, self.name, self._of_equals)
 
     def _told(self, trainer: pl.Trainer, cycle: OneCyclePolicy) -> str:
         """How it was tried."""
@@ -244,7 +259,7 @@ class Probe(Finder):
     @property
     @override
     def why(self) -> str:
-        answer = choose(self.curves, self.name)
+        answer = self._choose()
         return answer.reason if isinstance(answer, Choice) else answer
 
     def facts(self) -> dict[str, Any]:
@@ -274,7 +289,7 @@ class Probe(Finder):
     # ------------------------------------------------------------------------------------------- view
     def labelled(self) -> dict[str, LossCurve]:
         """Return the curves under the names that they have in files and loggers."""
-        return {self._label(value): curve for value, curve in self.curves.items()}
+        return {self._label(value): self.curves[value] for value in sorted(self.curves, reverse=True)}
 
     @property
     def chosen(self) -> str | None:

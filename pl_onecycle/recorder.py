@@ -253,7 +253,8 @@ class Recorder(pl.Callback):
         weights = [weight for weight in self._trainer.lightning_module.parameters() if not is_lazy(weight)]
         scaled = getattr(self._trainer.precision_plugin, "scaler", None) is not None  # which lives with infinite ones
         gradients = [weight.grad for weight in weights if weight.grad is not None and not scaled]
-        diverged = not all(bool(torch.isfinite(v).all()) for v in (*weights, *gradients, *self._micro, *self._tried))
+        dense = (v.coalesce().values() if v.is_sparse else v for v in (*weights, *gradients))
+        diverged = not all(bool(torch.isfinite(v).all()) for v in (*dense, *self._micro, *self._tried))
         alone = self._trainer.world_size == 1
         if not alone:
             diverged = self._trainer.strategy.reduce_boolean_decision(diverged, all=False)

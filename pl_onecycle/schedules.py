@@ -21,8 +21,7 @@ def optimizer_of(trainer: pl.Trainer, index: int) -> Optimizer:
     usable = [optimizer for optimizer in trainer.optimizers if optimizer.param_groups]  # Lightning's stand-in has none
     if index >= len(usable):
         name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
-        which = "an optimizer" if index == 0 else f"the optimizer with index {index}"
-        raise MisconfigurationException(f"The test needs {which}, and {name} returned {len(usable) or 'none'}.")
+        raise MisconfigurationException(f"There is no optimizer with index {index}: {name} returned {len(usable)}.")
     check_lrs(trainer.optimizers[index], MisconfigurationException)
     return trainer.optimizers[index]
 

@@ -14,7 +14,7 @@ from pl_onecycle.checks import expect, expect_integer, expect_number
 from pl_onecycle.param_groups import weight_decay_of
 from pl_onecycle.policy import Anneal
 from pl_onecycle.presets import PolicyArguments, Preset
-from pl_onecycle.schedules import one_cycle_of, optimizer_of, use_max_lr, use_weight_decay
+from pl_onecycle.schedules import one_cycle_of, optimizer_of, schedulers_of, use_max_lr, use_weight_decay
 
 
 class OneCycleSettings(pl.Callback):
@@ -133,11 +133,13 @@ class OneCycleSettings(pl.Callback):
         if self.max_lr is not None:
             changed = use_max_lr(trainer, self.optimizer, self.max_lr)
             told.append(f"max_lr {self.max_lr:.3g} in {', '.join(changed)}")
+            if not schedulers_of(trainer, self.optimizer)[0]:
+                told.append("the optimizer has no schedule, so that is its lr throughout")
         if self.weight_decay is not None:
             changed = use_weight_decay(trainer, self.optimizer, self.weight_decay)
             told.append(f"weight_decay {self.weight_decay:.3g} in {', '.join(changed)}")
-        if told:
-            rank_zero_info(f"One-cycle settings: {'; '.join(told)}.")
+        told += [f"{name} {value}" for name, value in self.policy_arguments.items()]
+        rank_zero_info(f"One-cycle settings: {'; '.join(told)}.")
 
 
 def settings_of(module: pl.LightningModule) -> OneCycleSettings:

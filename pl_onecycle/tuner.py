@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import lightning.pytorch as pl
@@ -267,7 +268,8 @@ class OneCycleTuner:
         """Let Lightning double the batch size until it does not fit, or is the largest allowed."""
         trials = int(math.log2(largest))  # 2, 4, ...; a limit that every version of Lightning knows
         with rehearsed(self.trainer, model, [datamodule], others):
-            self.trainer.limit_val_batches = 0  # Lightning would ask for validation data also where there are none
+            # Lightning would ask for validation data also where there are none.
+            model.validation_step = partial(pl.LightningModule.validation_step, model)  # type: ignore[method-assign]
             size = Tuner(self.trainer).scale_batch_size(model, datamodule=datamodule, max_trials=trials)
         assert size is not None  # without `fast_dev_run`
         # Older versions double once more without trying it; all of them end at the size of the data.

@@ -43,7 +43,7 @@ class WeightDecayProbe(Probe):
         max_lr: Peak of the cycle, > ``min_lr``; None for that of the run: the one that an `LRRangeTest` has found, or
             the optimizer's own.
         min_lr: Where the rise begins, > 0; the default is where a range test begins.
-        refine: True tries also the two neighbours of the best candidate.
+        refine: True tries also the two neighbours of the best candidate, where it is clearly the best.
         early_stop_threshold: When a candidate has diverged, see `first_explosion`; it is then out. None never stops
             early but at a loss that is not finite.
         val_batches: How many batches of each validation loader to validate on, the same at each of ten times; 0 judges

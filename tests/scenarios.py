@@ -44,6 +44,7 @@ class Record:
 
     batches: list[list[float]] = field(default_factory=list)
     steps: list[tuple[int, int, int]] = field(default_factory=list)
+    validated: list[list[float]] = field(default_factory=list)  # the batches, and what the module's validation has kept
     hooks: list[str] = field(default_factory=list)
     trial_hooks: list[str] = field(default_factory=list)  # of the trial alone, so never compared between fits
     loader_states: list[Any] = field(default_factory=list)
@@ -387,6 +388,46 @@ class InferenceTensor(KeepsValidation):
         super().validation_step(batch, batch_idx)
         with torch.inference_mode():
             self.last = self.last * 1
+
+
+class ValidatedOn(KeepsValidation):
+    """Validates on the loaders that the fit is given, of which there may be several, and remembers on what."""
+
+    val_dataloader = pl.LightningModule.val_dataloader
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        if not in_trial(self):
+            sums = [float(part.double().sum()) for part in tensors(batch)]
+            self.record.validated.append([float(dataloader_idx), float(batch_idx), *sums])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+class ValidationMetrics(ValidatedOn):
+    """One metric that Lightning resets, a collection that the module does, and losses in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(num_classes=3, average="micro")
+        self.metrics = MetricCollection([MulticlassAccuracy(num_classes=3), MulticlassF1Score(num_classes=3)])
+        self.outputs: list[Tensor] = []
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        super().validation_step(batch, batch_idx)
+        self.accuracy(self.net(batch[0]), batch[1])
+        self.log("val_accuracy", self.accuracy)
+        self.metrics.update(self.net(batch[0]), batch[1])
+        self.outputs.append(self.loss(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({name: 2 * value for name, value in self.metrics.compute().items()})
+        self.log("val_worst", torch.stack(self.outputs).max())
+
+    def on_train_epoch_end(self) -> None:  # so that they last longer than a validation
+        self.metrics.reset()
+        self.outputs.clear()
 
 
 class ManyAtOnce(KeepsValidation):
@@ -906,10 +947,15 @@ class Scenario:
     options: Callable[[Path], dict[str, Any]] = lambda root: {}
     points: int = 25  # of the curve of `completing_test`
     resumed: bool = False  # from a checkpoint after the first epoch, so that there is no trial
+    val_loader: Callable[[], Any] = lambda: None  # handed to the fit beside the train loader
 
 
 def shuffled(**arguments: Any) -> Callable[[], Any]:
     return lambda: data(shuffle=True, **arguments)
+
+
+def shuffled_by_a_generator() -> Any:
+    return data(96, shuffle=True, generator=torch.Generator().manual_seed(3))
 
 
 def two(mode: Literal["min_size", "max_size"]) -> Callable[[], Any]:
@@ -1020,6 +1066,37 @@ SCENARIOS: dict[str, Scenario] = {
     "tensor of inference mode": Scenario(InferenceTensor),
     "inference_mode=False": Scenario(InferenceTensor, options=with_options(inference_mode=False)),
     "validation four times an epoch": Scenario(Validated, options=with_options(val_check_interval=0.25)),
+    "validation every second epoch": Scenario(
+        ValidatedOn, options=with_options(max_epochs=4, check_val_every_n_epoch=2), val_loader=lambda: data(64)
+    ),
+    "validation, no sanity check": Scenario(
+        ValidatedOn, options=with_options(num_sanity_val_steps=0), val_loader=lambda: data(64)
+    ),
+    "two validation loaders": Scenario(ValidatedOn, val_loader=lambda: [data(64), data(96)]),
+    "validation loader that shuffles by a generator": Scenario(ValidatedOn, val_loader=shuffled_by_a_generator),
+    "validation loader that shuffles by a generator, no sanity check": Scenario(
+        ValidatedOn, options=with_options(num_sanity_val_steps=0), val_loader=shuffled_by_a_generator
+    ),
+    "validation data with noise of every kind": Scenario(
+        ValidatedOn, val_loader=lambda: DataLoader(Noisy(), 32), options=with_options(limit_val_batches=3)
+    ),
+    "persistent validation worker": Scenario(
+        ValidatedOn,
+        val_loader=lambda: DataLoader(Noisy(), 32, num_workers=1, persistent_workers=True),
+        options=with_options(limit_val_batches=3),
+    ),
+    "validation data that cannot be started over": Scenario(
+        ValidatedOn, val_loader=lambda: DataLoader(Once(), 32), options=with_options(limit_val_batches=3)
+    ),
+    "validation on a queue": Scenario(
+        ValidatedOn, val_loader=lambda: DataLoader(Queue(), 32), options=with_options(limit_val_batches=3)
+    ),
+    "validation on a queue, no sanity check": Scenario(
+        ValidatedOn,
+        val_loader=lambda: DataLoader(Queue(), 32),
+        options=with_options(limit_val_batches=3, num_sanity_val_steps=0),
+    ),
+    "metrics in validation": Scenario(ValidationMetrics, val_loader=lambda: data(96)),
     # ---- state in the module
     "torchmetrics attribute": Scenario(Metric),
     "MetricCollection": Scenario(Metrics),
@@ -1084,6 +1161,7 @@ class Fit:
         self.marker = Marker()
         pl.seed_everything(7, verbose=False)
         self.module, self.loader = self.scenario.module(), self.scenario.loader()
+        self.val_loader = self.scenario.val_loader()
         finders = [] if self.finder is None else [self.finder]
         callbacks = [*self.scenario.callbacks(self.root), self.marker, *finders]
         self.trainer = trainer(callbacks, self.root, **self.scenario.options(self.root))
@@ -1091,9 +1169,14 @@ class Fit:
     def run(self) -> "Fit":
         resume = self.first_epoch() if self.scenario.resumed else None
         pl.seed_everything(8, verbose=False)
-        kind = "datamodule" if isinstance(self.loader, pl.LightningDataModule) else "train_dataloaders"
-        self.trainer.fit(self.module, **{kind: self.loader}, ckpt_path=resume)
+        self.trainer.fit(self.module, **self.data(), ckpt_path=resume)
         return self
+
+    def data(self) -> dict[str, Any]:
+        """The arguments of ``Trainer.fit`` that say what is trained with."""
+        if isinstance(self.loader, pl.LightningDataModule):
+            return {"datamodule": self.loader}
+        return {"train_dataloaders": self.loader, "val_dataloaders": self.val_loader}
 
     def first_epoch(self) -> Path:
         """Train another module for one epoch without a finder, and return where it is saved."""
@@ -1123,13 +1206,16 @@ class Fit:
             "attributes": plain({k: v for k, v in vars(module).items() if k in ATTRIBUTES}),
             "batches": record.batches,
             "steps": record.steps,
+            "validated": record.validated,
             "hooks": record.hooks,
-            "loaders": [states(self.loader), record.loader_states],
+            "loaders": [states(self.loader), states(self.val_loader), record.loader_states],
             "callbacks": [self.state_of(callback) for callback in callbacks if not isinstance(callback, finders)],
             "loggers": [getattr(logger, "calls", None) for logger in trainer.loggers],
             "rows": {str(p.relative_to(self.root)): p.read_text() for p in self.root.rglob("metrics.csv")},
             "files": sorted(
-                str(path.relative_to(self.root)) for path in self.root.rglob("*") if "lr_range_test" not in str(path)
+                str(path.relative_to(self.root))
+                for path in self.root.rglob("*")
+                if not any(name in str(path.relative_to(self.root)) for name in REPORTS)
             ),
             "checkpoints": {str(path.relative_to(self.root)): content(path) for path in self.root.rglob("*.ckpt")},
         }
@@ -1140,6 +1226,7 @@ class Fit:
         return f"{type(callback).__name__} {plain(kept)}".replace(str(self.root), "root")
 
 
+REPORTS = ("lr_range_test", "weight_decay_probe", "tune")  # directories that differ by nature
 ATTRIBUTES = ("seen", "average", "counts", "outputs", "ready", "total", "last")
 
 

@@ -17,7 +17,7 @@ from tests.two_processes import CASES, STEPS
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
-INVISIBLE = [case for case in CASES if case != "applied" and not case.startswith("exception")]
+INVISIBLE = [case for case in CASES if case not in ("applied", "tune") and not case.startswith("exception")]
 RAISING = [case for case in CASES if case.startswith("exception")]
 
 
@@ -48,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return {case: [one[case] for one in seen] for case in CASES}
 
 
-@pytest.mark.parametrize("case", INVISIBLE)
+@pytest.mark.parametrize("case", [*INVISIBLE, "tune"])
 def test_in_each_process_a_fit_with_a_trial_equals_one_without(case: str, results: dict[str, list[Any]]) -> None:
     assert [result["differences"] for result in results[case]] == [[], []]
 
@@ -89,6 +89,31 @@ def test_files_are_written_once_by_rank_zero(results: dict[str, list[Any]]) -> N
     one, other = results["applied"]
     assert [name for name in one["files"] if not name.endswith(".png")] == ["curve.csv", "result.json"]
     assert other["files"] == []
+
+
+def test_all_processes_choose_the_same_weight_decay_by_the_same_validation(results: dict[str, list[Any]]) -> None:
+    one, other = results["weight decay probe, validation"]
+    assert one["suggestion"] == other["suggestion"]
+    assert one["validated"] == other["validated"] == [10, 10]
+    assert [name for name in one["files"] if not name.endswith(".png")] == ["curves.csv", "result.json"]
+    assert other["files"] == []
+
+
+def test_all_processes_tune_to_the_same_values_and_train_with_them(results: dict[str, list[Any]]) -> None:
+    one, other = results["tune"]
+    assert one["suggestion"] == other["suggestion"]
+    max_lr, weight_decay, *_ = one["suggestion"]
+    assert one["lrs"] == other["lrs"]
+    assert max(one["lrs"]) == [pytest.approx(max_lr)]
+    assert one["weight_decay"] == other["weight_decay"] == weight_decay
+
+
+def test_tune_writes_its_files_once_by_rank_zero(results: dict[str, list[Any]]) -> None:
+    one, other = results["tune"]
+    names = [name for name in one["files"] if not name.endswith(".png")]
+    assert names == ["lr_range_test.csv", "result.json", "tuned.yaml", "weight_decay_probe.csv"]
+    assert one["directory"] is not None
+    assert (other["files"], other["directory"]) == ([], None)
 
 
 @pytest.mark.parametrize("case", RAISING)

@@ -1,7 +1,7 @@
 """The trial is invisible: what a fit comes to with it equals what it comes to without it, bit for bit.
 
 One helper fits twice and compares everything. Scenarios (what is being trained, `scenarios.py`) are crossed with exits
-(how the trial ends, `faults.py`).
+(how the trial ends, `faults.py`). They run with each that trains on trial: the range test, the probe, and `tune`.
 """
 
 import inspect
@@ -18,16 +18,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pl_onecycle import LRRangeTest
+from pl_onecycle import LRRangeTest, OneCycleTuner, TuneResult, WeightDecayProbe
 from pl_onecycle.isolation import isolated
-from tests.faults import FAULTS, Broken, fails
+from tests.faults import FAULTS, Broken, fails, in_hook
 from tests.fits import data
-from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, shape_of
+from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, plain, shape_of
 
 # ---------------------------------------------------------------------------------------------- completed
 
@@ -42,10 +43,20 @@ def without_a_trial(name: str) -> dict[str, Any]:
         return Fit((SCENARIOS | SMALL)[name], Path(folder) / "fit").run().outcome()
 
 
-@pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`.*")
-@pytest.mark.filterwarnings("ignore:.*is an instance of `nn.Module` and is already saved.*")
-@pytest.mark.filterwarnings("ignore:.*Your `IterableDataset` has `__len__` defined.*")
-@pytest.mark.filterwarnings("ignore:The module holds objects of type Record")  # one keeps the hooks of the trial there
+def told_by_scenarios(test: Callable[..., None]) -> Callable[..., None]:
+    """Let the warnings pass that some scenarios are made to bring about."""
+    for line in (
+        "ignore:.*`training_step` returned `None`.*",
+        "ignore:.*is an instance of `nn.Module` and is already saved.*",
+        "ignore:.*Your `IterableDataset` has `__len__` defined.*",
+        "ignore:.*val_dataloader.*shuffling enabled.*",
+        "ignore:The module holds objects of type Record",  # one keeps the hooks of the trial there
+    ):
+        test = pytest.mark.filterwarnings(line)(test)
+    return test
+
+
+@told_by_scenarios
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fit_with_a_completed_trial_equals_a_fit_without(name: str, tmp_path: Path) -> None:
     expected = without_a_trial(name)
@@ -69,6 +80,107 @@ def test_a_fit_with_a_diverged_trial_equals_a_fit_without(name: str, tmp_path: P
     assert differences(expected, Fit(SCENARIOS[name], tmp_path / "fit", test).run().outcome()) == []
     assert test.curve is not None
     assert test.curve.outcome == "diverged"
+
+
+# -------------------------------------------------------------------------------------------------- probe
+
+STEPS = 10  # of each candidate
+
+
+def completing_probe() -> WeightDecayProbe:
+    return WeightDecayProbe((0.1, 0.0), STEPS, early_stop_threshold=None, val_batches=1, apply=False, report=False)
+
+
+@told_by_scenarios
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_fit_with_a_weight_decay_probe_equals_a_fit_without(name: str, tmp_path: Path) -> None:
+    expected = without_a_trial(name)
+    probe = completing_probe()
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", probe).run()
+    assert differences(expected, fit.outcome()) == []
+    if fit.scenario.resumed:
+        assert probe.curves == {}
+        return
+    one, other = probe.curves.values()
+    assert {one.outcome, other.outcome} == {"completed"}
+    assert one.initial_loss == other.initial_loss  # both from the same weights and batches
+    assert one.loss != other.loss  # and each with a decay of its own
+    for curve in (one, other):
+        assert len(curve) == STEPS * fit.scenario.points // 25  # of 25 steps of the range test
+        assert len(curve.val_loss) == (10 if fit.trainer.enable_validation else 0)
+
+
+def test_the_report_of_a_probe_is_all_that_is_left_of_it(tmp_path: Path) -> None:
+    name = "EarlyStopping, ModelCheckpoint, LearningRateMonitor, CSVLogger"
+    expected, probe = without_a_trial(name), completing_probe()
+    probe.report = True
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", probe).run()
+    assert differences(expected, fit.outcome()) == []
+    (folder,) = fit.root.rglob("weight_decay_probe")
+    assert {path.name for path in folder.iterdir()} >= {"curves.csv", "result.json"}
+
+
+# --------------------------------------------------------------------------------------------------- tune
+
+
+def tuned(fit: Fit) -> TuneResult:
+    """Tune with a short test and a short probe of one candidate, before the fit has begun."""
+    test = LRRangeTest(1e-5, 1e-2, 3, early_stop_threshold=None)
+    probe = WeightDecayProbe((0.1,), STEPS, early_stop_threshold=None, val_batches=1)
+    return OneCycleTuner(fit.trainer).tune(fit.module, **fit.data(), lr_range_test=test, weight_decay_probe=probe)
+
+
+def streams() -> list[Any]:
+    return [random.getstate(), plain(np.random.get_state()), torch.get_rng_state().tolist()]
+
+
+@pytest.fixture
+def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred pictures would take longer than all that they show."""
+
+    def draw(*_: Any) -> None:
+        raise ModuleNotFoundError
+
+    monkeypatch.setattr("pl_onecycle.report.draw_tuning", draw)
+
+
+_TAKEN = "of a source that gives each batch once, what `tune` has taken is gone before the fit is handed the source"
+_CALLED = "the hooks that set up a fit run in `tune` as well, and the scenario counts them where nothing is put back"
+# What cannot be as without `tune`, by nature: name of the scenario -> in what it shows, and why.
+SHOWN_BY_TUNE: dict[str, tuple[str, str]] = {
+    "data set that cannot be started over": ("batches", _TAKEN),
+    "queue": ("batches", _TAKEN),
+    "iterator instead of a loader": ("batches", _TAKEN),
+    "validation data that cannot be started over": ("validated", _TAKEN),
+    "validation on a queue": ("validated", _TAKEN),
+    "validation on a queue, no sanity check": ("validated", _TAKEN),
+    "data module that counts": ("hooks", _CALLED),
+    "data module reloaded every epoch": ("hooks", _CALLED),
+    "hooks of the module": ("hooks", _CALLED),
+}
+
+
+@told_by_scenarios
+@pytest.mark.usefixtures("_no_picture")
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_fit_after_tune_equals_a_fit_without(name: str, tmp_path: Path) -> None:
+    expected = without_a_trial(name)
+    fit = Fit(SCENARIOS[name], tmp_path / "fit")
+    before = streams()
+    result = tuned(fit)
+    assert streams() == before
+    assert result.weight_decay == 0.1  # which the fit must know nothing of
+    assert fit.module.record == Record(hooks=fit.module.record.hooks, trial_hooks=fit.module.record.trial_hooks)
+    wrong = differences(expected, fit.run().outcome())
+    if name not in SHOWN_BY_TUNE:
+        assert wrong == []
+        return
+    shown, why = SHOWN_BY_TUNE[name]
+    assert shown in wrong  # else it has no place among the exceptions
+    if why == _CALLED:
+        assert wrong == ["hooks"]
+        once = len(expected["hooks"])
+        assert fit.module.record.hooks[-once:] == expected["hooks"]  # those of the fit itself are its own
 
 
 # ------------------------------------------------------------------------------------------------- faults
@@ -127,6 +239,59 @@ def test_after_a_fault_in_the_trial_all_is_as_before_and_the_trainer_can_fit(
     assert [part for part in wrong if ends is None or part not in OF_ALL_FITS] == []
     assert test.curve is not None
     assert test.curve.outcome == ("diverged" if "loss" in fault else "completed")
+
+
+OF_A_PROBE = (
+    "plain attributes",
+    "16-mixed and its gradient scale",
+    "many of these at once",
+    "outcome of the validation kept",
+    "validation loader that shuffles by a generator, no sanity check",
+)
+VALIDATED = OF_A_PROBE[2:]
+
+
+def struck_in_the_second_candidate(fit: Fit, fault: str) -> AbstractContextManager[None]:
+    if fault == "exception in validation_step":  # ten times a candidate on one batch
+        return in_hook("validation_step", fails(Broken("on purpose")), fit, 13)
+    batches = (STEPS + 1) * fit.trainer.accumulate_grad_batches  # of a candidate: its last loss is that of one more
+    return FAULTS[fault].strikes(fit, batches + 5)
+
+
+@told_by_scenarios
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [(name, fault) for name in OF_A_PROBE for fault in ("exception", "Ctrl-C", "SIGTERM")]
+    + [(name, "exception in validation_step") for name in VALIDATED],
+)
+def test_after_a_fault_in_the_second_candidate_all_is_as_before_and_the_trainer_can_fit(
+    name: str, fault: str, tmp_path: Path
+) -> None:
+    expected, probe = without_a_trial(name), completing_probe()
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", probe)
+    ends = FAULTS[fault].ends if fault in FAULTS else Broken
+    assert ends is not None
+    ended(fit, struck_in_the_second_candidate(fit, fault), ends)
+    assert list(probe.curves) == [0.1]
+    assert [part for part in differences(expected, fit.run().outcome()) if part not in OF_ALL_FITS] == []
+    assert len(probe.curves) == 2
+
+
+@told_by_scenarios
+@pytest.mark.usefixtures("_no_picture")
+@pytest.mark.parametrize("fault", ["exception", "Ctrl-C", "SIGTERM", "exception in on_train_epoch_start"])
+@pytest.mark.parametrize("name", ["plain attributes", "16-mixed and its gradient scale", "many of these at once"])
+def test_after_a_fault_in_tune_all_is_as_before_and_the_trainer_can_fit(name: str, fault: str, tmp_path: Path) -> None:
+    expected = without_a_trial(name)
+    fit = Fit(SCENARIOS[name], tmp_path / "fit")
+    before, ends = streams(), FAULTS[fault].ends
+    assert ends is not None
+    with FAULTS[fault].strikes(fit, 9), pytest.raises(ends):
+        tuned(fit)
+    assert streams() == before
+    assert fit.module.record == Record()
+    assert list(fit.root.iterdir()) == []
+    assert differences(expected, fit.run().outcome()) == []
 
 
 def test_a_second_ctrl_c_on_the_way_back_waits_for_its_end(tmp_path: Path) -> None:

@@ -323,7 +323,7 @@ def test_an_optimizer_that_is_not_there_is_told_and_nothing_is_harmed() -> None:
     weights = {name: value.clone() for name, value in module.state_dict().items()}
     with pytest.raises(
         MisconfigurationException,
-        match=r"^The test needs the optimizer with index 2, and `TwoNets\.configure_optimizers` returned 2\.$",
+        match=r"^There is no optimizer with index 2: `TwoNets\.configure_optimizers` returned 2\.$",
     ):
         trainer([LRRangeTest(optimizer=2), before]).fit(module, data())
     assert before.lr == []

@@ -284,7 +284,7 @@ def test_momentum_of_the_policy_is_played_in_the_trial() -> None:
 @pytest.mark.parametrize(
     ("optimizers", "match"),
     [
-        pytest.param(lambda module: None, "needs an optimizer", id="none"),
+        pytest.param(lambda module: None, "returned 0", id="none"),
         pytest.param(lambda module: Keyless(module.parameters()), "finite numeric `lr`", id="no lr key"),
     ],
 )
@@ -509,7 +509,7 @@ def test_an_optimizer_that_never_steps_ends_the_sweep_after_one_epoch() -> None:
 
 @pytest.mark.parametrize("index", [2, 5])
 def test_an_index_beyond_the_optimizers_is_told(index: int) -> None:
-    match = rf"^The test needs the optimizer with index {index}, and `ByHand\.configure_optimizers` returned 2\.$"
+    match = rf"^There is no optimizer with index {index}: `ByHand\.configure_optimizers` returned 2\.$"
     with pytest.raises(MisconfigurationException, match=match):
         curve_of(ByHand(lambda batch: [0, 1]), SWEEP, optimizer=index)
 

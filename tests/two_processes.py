@@ -23,7 +23,7 @@ try:
 except ImportError:  # before torch 2.6
     fully_shard = None  # type: ignore[assignment]
 
-from pl_onecycle import LRRangeTest, configure_one_cycle
+from pl_onecycle import LossCurve, LRRangeTest, OneCycleTuner, WeightDecayProbe, configure_one_cycle
 from tests.fits import LRs, data
 from tests.scenarios import Fit, Marker, Record, Recording, Scenario, differences, in_trial, plain, shape_of
 
@@ -68,6 +68,11 @@ class Net(Recording):
 
 
 losses_of_trial: list[float] = []
+
+
+class Validated(Net):
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.loss(batch), sync_dist=True)
 
 
 class Rows(Dataset[tuple[Tensor, ...]]):
@@ -125,6 +130,7 @@ def ddp(strategy: Any = "ddp") -> Callable[[Path], dict[str, Any]]:
 
 
 SHUFFLED = Scenario(Net, lambda: data(shuffle=True), options=ddp())
+VALIDATED = Scenario(Validated, lambda: data(shuffle=True), options=ddp(), val_loader=lambda: data(96))
 
 
 def fits(scenario: Scenario, test: LRRangeTest, change: Callable[[Fit], None] = lambda fit: None) -> dict[str, Any]:
@@ -173,6 +179,62 @@ def applied() -> dict[str, Any]:
     test: Any = fit.finder
     files = sorted(path.name for path in Path("applied").rglob("lr_range_test*/*"))
     return {"suggestion": test.suggestion.lr, "lrs": lrs.lr, "outcome": test.curve.outcome, "files": files}
+
+
+def a_probe() -> WeightDecayProbe:
+    return WeightDecayProbe((0.1, 0.0), 10, val_batches=1, early_stop_threshold=None)
+
+
+def seen_in(curves: list[LossCurve]) -> dict[str, Any]:
+    return {
+        "losses": [loss for curve in curves for loss in (*curve.loss, *curve.val_loss)],
+        "initial": [curve.initial_loss for curve in curves],
+        "outcome": [curve.outcome for curve in curves],
+        "validated": [len(curve.val_loss) for curve in curves],
+    }
+
+
+def probed() -> dict[str, Any]:
+    """Fit without and with a probe that validates and whose choice is not applied."""
+    folder, probe = Path("probed"), a_probe()
+    probe.apply = False
+    folder.mkdir()
+    expected = Fit(VALIDATED, folder / "without").run().outcome()
+    fit = Fit(VALIDATED, folder / "with", probe)
+    outcome = fit.run().outcome()
+    assert probe.suggestion is not None
+    return {
+        **seen_in([*probe.curves.values()]),
+        "differences": differences(expected, outcome),
+        "suggestion": probe.suggestion.to_dict(),
+        "files": sorted(path.name for path in folder.rglob("weight_decay_probe*/*")),
+    }
+
+
+def tuned() -> dict[str, Any]:
+    """Fit without and with `tune` before it, then apply what was found to both, and fit again."""
+    folder, probe = Path("tuned"), a_probe()
+    folder.mkdir()
+    expected = Fit(VALIDATED, folder / "without").run().outcome()
+    fit = Fit(VALIDATED, folder / "with")
+    test = LRRangeTest(1e-4, 10.0, 30)
+    tuner = OneCycleTuner(fit.trainer)
+    result = tuner.tune(fit.module, **fit.data(), lr_range_test=test, weight_decay_probe=probe)
+    outcome = fit.run().outcome()
+    files = sorted(path.name for path in folder.rglob("tune*/*"))
+    again, lrs = Fit(VALIDATED, folder / "applied"), LRs()
+    again.trainer.callbacks.append(lrs)  # type: ignore[attr-defined]
+    result.apply(again.module)
+    again.run()
+    (optimizer,) = again.trainer.optimizers
+    return {
+        "differences": differences(expected, outcome),
+        "suggestion": [result.max_lr, result.weight_decay, dict(result.before), dict(result.reasons)],
+        "lrs": lrs.lr,
+        "weight_decay": optimizer.param_groups[0]["weight_decay"],
+        "files": files,
+        "directory": result.directory,
+    }
 
 
 def raising(where: str) -> Callable[[], dict[str, Any]]:
@@ -236,6 +298,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     ),
     "NaN in one process": nan_on_one,
     "applied": applied,
+    "weight decay probe, validation": probed,
+    "tune": tuned,
     **({} if fully_shard is None else {"FSDP2": sharded}),
     **{
         f"exception in one process, {where}": raising(where)
