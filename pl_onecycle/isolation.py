@@ -6,8 +6,8 @@ strategy, random streams, loaders) is kept in memory and put back in place, whic
 written to disk.
 
 The only home of saved state. Lightning's private names that it needs, found alike in 2.4.0 and 2.6.6:
-``_LoggerConnector`` (owns the logged metrics) and ``_TunerExitException`` (the one way to leave a fit that is not an
-error to Lightning); the others stand in `substitutes.py`.
+``_LoggerConnector`` (owns the logged metrics), ``_TunerExitException`` (the one way to leave a fit that is not an error
+to Lightning) and ``_MultiProcessingLauncher`` (to know what it does not leave); the others stand in `substitutes.py`.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -20,9 +20,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.loops import _FitLoop
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
 from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.exceptions import _TunerExitException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, _TunerExitException
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -129,7 +130,15 @@ def rehearsed(
         model: What is fit.
         data: Its loaders and its data module, or None in the place of each.
         callbacks: The only ones inside. Of these, what was not the Trainer's before keeps what it finds.
+
+    Raises:
+        MisconfigurationException: The Trainer's strategy fits in processes of its own, from which nothing comes back.
     """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise MisconfigurationException(
+            "Nothing can be tuned with a strategy that fits in processes of its own, as `ddp_spawn` and `ddp_notebook`"
+            " do: what they find does not come back. Take `ddp`, or a single device."
+        )
     with Signals() as signals, ExitStack() as undo:
         try:
             undo.callback(RandomState().restore)

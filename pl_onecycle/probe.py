@@ -238,7 +238,7 @@ class Probe(Finder):
         """How it was tried."""
         before = [it for it in finders(trainer) if it.rank < self.rank and it.suggestion is not None and it.apply]
         known = self.max_lr is not None or before
-        whose = "" if known else " of the optimizer, as no range test has found another"
+        whose = "" if known else " of the optimizer, as no range test has set another"
         told = [f"{len(self.curves)} candidates", f"{self.num_steps} steps each", f"max_lr {cycle.max_lr:.3g}{whose}"]
         told += [f"{self.saved:.0%} of the steps saved"] if self.saved else []
         if not any(curve.val_loss for curve in self.curves.values()):

@@ -225,10 +225,14 @@ class Recorder(pl.Callback):
         logged = [metrics[key] for key in metrics if key.partition("/dataloader_idx_")[0] == name]  # of several loaders
         losses = [value.detach().float().mean() for value in logged] or self._val_batches
         self._val_batches = []
-        if losses:
-            mean = torch.stack([loss.to(trainer.strategy.root_device) for loss in losses]).mean()
+        # Together with whether there is one: a module may log its loss in one process only.
+        device = trainer.strategy.root_device
+        mean = torch.stack([loss.to(device) for loss in losses]).mean() if losses else torch.zeros((), device=device)
+        told = torch.stack([mean, torch.full_like(mean, bool(losses))])
+        loss, share = trainer.strategy.reduce(told, reduce_op="mean").tolist()
+        if share > 0:
             self._val_steps.append(self.step)
-            self._val_losses.append(float(trainer.strategy.reduce(mean, reduce_op="mean")))
+            self._val_losses.append(loss / share)
         self._judge()
         trainer.should_stop = trainer.should_stop or self.done
 

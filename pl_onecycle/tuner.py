@@ -218,7 +218,8 @@ class OneCycleTuner:
         probe = self._copied(WeightDecayProbe, "weight_decay_probe", weight_decay_probe)
         second = None if test is None or probe is None or not again else _SecondTest(test, probe)
         finders = [finder for finder in (test, probe, second) if finder is not None]
-        expect(bool(finders) or batch_size, "batch_size", "True where nothing else is to be tuned", batch_size)
+        if not finders and not batch_size:
+            raise ValueError("There is nothing to tune: range test, probe and batch size are all left out.")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             raise MisconfigurationException("With `fast_dev_run` there is nothing to tune: it trains too few steps.")
         others = _without_finders(self._callbacks)
@@ -234,8 +235,7 @@ class OneCycleTuner:
                 self.trainer.fit(to_fit, train_dataloaders, val_dataloaders, datamodule)
             if finders[0].before is None:
                 raise MisconfigurationException(
-                    "Nothing was tuned: the fit had no training step (no batches, or no epochs), or it ran in processes"
-                    " of its own, from which nothing comes back, as with `ddp_spawn`."
+                    "Nothing was tuned: the fit had no training step (no batches, or no epochs)."
                 )
         result = _result(model, datamodule, size, max_batch_size, test, probe, second)
         result = replace(result, directory=self._write(result, test, probe, second))

@@ -21,7 +21,8 @@ class WeightDecayProbe(Probe):
     Each candidate is tried in a short isolated cycle, all from the same weights with the same batches and random
     numbers, at the learning rates of the run. The one whose loss ends lowest is taken, by validation loss where there
     is a validation loader, and by training loss else; where the difference is within the noise of the curves, the
-    larger decay. A candidate that is clearly worse for long enough is not tried to its end.
+    largest of those decays, or, looking ``"around"`` the optimizer's own, that one. A candidate that is clearly worse
+    for long enough is not tried to its end.
 
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after an `LRRangeTest` of the same
     Trainer, wherever that is in the list; the learning rates that it uses are then the found ones. Skipped with
@@ -125,6 +126,11 @@ class WeightDecayProbe(Probe):
                 "There is no weight decay to look around: the optimizer's is 0. Pass numbers as `weight_decays`."
             )
         return [own, *_halved(own)]
+
+    @override
+    def _of_equals(self, values: Sequence[float]) -> float:
+        is_known = self.weight_decays == "around" and self.before is not None and self.before in values
+        return self.before if is_known else max(values)  # type: ignore[return-value]
 
     @override
     def _neighbours(self, value: float) -> list[float]:
