@@ -91,8 +91,11 @@ def test_files_are_written_once_by_rank_zero(results: dict[str, list[Any]]) -> N
     assert other["files"] == []
 
 
-def test_all_processes_choose_the_same_weight_decay_by_the_same_validation(results: dict[str, list[Any]]) -> None:
-    one, other = results["weight decay probe, validation"]
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("weight decay probe")])
+def test_all_processes_choose_the_same_weight_decay_by_the_same_validation(
+    case: str, results: dict[str, list[Any]]
+) -> None:
+    one, other = results[case]
     assert one["suggestion"] == other["suggestion"]
     assert one["validated"] == other["validated"] == [10, 10]
     assert [name for name in one["files"] if not name.endswith(".png")] == ["curves.csv", "result.json"]

@@ -726,3 +726,11 @@ def test_tensorboard_gets_the_curves_and_nothing_else(tmp_path: Path) -> None:
         *(f"tune/weight_decay_probe/wd={value}" for value in ("1e-01", "1e-03", "0")),
     }
     assert len(events.Scalars("tune/weight_decay_probe/wd=0/val_loss")) == 10
+
+
+def test_a_strategy_that_fits_in_processes_of_its_own_is_refused() -> None:
+    its = trainer(strategy="ddp_spawn", devices=2)
+    with pytest.raises(
+        MisconfigurationException, match=r"^Nothing can be tuned with a strategy that fits in processes"
+    ):
+        OneCycleTuner(its).tune(Cycled(), data())

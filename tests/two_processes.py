@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,13 +195,23 @@ def seen_in(curves: list[LossCurve]) -> dict[str, Any]:
     }
 
 
-def probed() -> dict[str, Any]:
+class ValidatedByOne(Net):
+    """Tells its validation loss in the first process only, as Lightning allows."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.loss(batch)
+        if RANK == 0:
+            self.log("val_loss", loss, rank_zero_only=True)
+
+
+def probed(module: type[Net] = Validated) -> dict[str, Any]:
     """Fit without and with a probe that validates and whose choice is not applied."""
-    folder, probe = Path("probed"), a_probe()
+    scenario = replace(VALIDATED, module=module)
+    folder, probe = Path(f"probed_{module.__name__}"), a_probe()
     probe.apply = False
     folder.mkdir()
-    expected = Fit(VALIDATED, folder / "without").run().outcome()
-    fit = Fit(VALIDATED, folder / "with", probe)
+    expected = Fit(scenario, folder / "without").run().outcome()
+    fit = Fit(scenario, folder / "with", probe)
     outcome = fit.run().outcome()
     assert probe.suggestion is not None
     return {
@@ -299,6 +310,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "NaN in one process": nan_on_one,
     "applied": applied,
     "weight decay probe, validation": probed,
+    "weight decay probe, validation loss in one process": partial(probed, ValidatedByOne),
     "tune": tuned,
     **({} if fully_shard is None else {"FSDP2": sharded}),
     **{
