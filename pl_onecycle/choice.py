@@ -15,6 +15,8 @@ from pl_onecycle.curve import Array, LossCurve, noise_of
 
 # The end of a curve that tells its level: a share of its points, and at least this many of them.
 END, MIN_END = 0.2, 3
+# Fewer points than this carry no level.
+MIN_POINTS = 5
 # A margin of so many standard errors is more than chance, and it matters when it is this share of what training did.
 SURE, MATTERS = 4.0, 0.03
 # A candidate is hopeless when at this many looks in a row it was worse than the best one by this share of how far the
@@ -86,9 +88,12 @@ def choose(
         ``benchmarks/weight_decay.py``.
     """
     left = {value: curve for value, curve in curves.items() if curve.outcome in ("completed", "stopped")}
-    left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve) > 0}
+    left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve)}
     if not left:
         return f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
+    left = {value: curve for value, curve in left.items() if len(curve) >= MIN_POINTS}
+    if not left:
+        return f"the candidates ended after fewer than {MIN_POINTS} steps"
     left = {value: curve for value, curve in left.items() if _is_validated(curve)} or left
     validated = all(_is_validated(curve) for curve in left.values())
     told: list[str] = []

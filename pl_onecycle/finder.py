@@ -36,6 +36,7 @@ class Finder(pl.Callback):
 
     title: ClassVar[str]  # for people
     rank: ClassVar[int]
+    finds_lr: ClassVar[bool] = False
 
     def __init__(self, optimizer: int, milestones: Sequence[int], apply: bool, report: bool) -> None:
         expect_integer("optimizer", optimizer, minimum=0)

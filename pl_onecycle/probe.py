@@ -236,14 +236,25 @@ class Probe(Finder):
 
     def _told(self, trainer: pl.Trainer, cycle: OneCyclePolicy) -> str:
         """How it was tried."""
-        before = [it for it in finders(trainer) if it.rank < self.rank and it.suggestion is not None and it.apply]
-        known = self.max_lr is not None or before
+        known = self.max_lr is not None or any(
+            it.finds_lr and it.suggestion and it.apply for it in self._others(trainer)
+        )
         whose = "" if known else " of the optimizer, as no range test has set another"
-        told = [f"{len(self.curves)} candidates", f"{self.num_steps} steps each", f"max_lr {cycle.max_lr:.3g}{whose}"]
+        told = [
+            f"{len(self.curves)} candidate{'' if len(self.curves) == 1 else 's'}",
+            f"{self.num_steps} steps each",
+            f"max_lr {cycle.max_lr:.3g}{whose}",
+        ]
         told += [f"{self.saved:.0%} of the steps saved"] if self.saved else []
         if not any(curve.val_loss for curve in self.curves.values()):
-            told.append("judged by the training loss, as there is no validation loss")
+            there_is = self.val_batches > 0 and trainer.enable_validation
+            missing = f"validation tells no `{self.monitor}`" if there_is else "there is no validation loss"
+            told.append(f"judged by the training loss, as {missing}")
         return ", ".join(told)
+
+    def _others(self, trainer: pl.Trainer) -> list[Finder]:
+        """The other finders of this optimizer."""
+        return [it for it in finders(trainer) if it.optimizer == self.optimizer]
 
     @property
     def saved(self) -> float:

@@ -83,6 +83,7 @@ class LRRangeTest(Finder):
 
     title = "LR range test"
     rank = 0
+    finds_lr = True
 
     def __init__(
         self,

@@ -158,9 +158,10 @@ def curves_table(curves: Mapping[str, LossCurve]) -> list[Sequence[Any]]:
     """Return the rows of several curves one after the other; ``step`` is the number of steps that led to the loss."""
     table: list[Sequence[Any]] = [("series", "step", "lr", "train_loss", "val_loss")]
     for series, curve in curves.items():
+        trained = dict(enumerate(zip(curve.lr, curve.loss, strict=True), start=1))
         validated = dict(zip(curve.val_steps, curve.val_loss, strict=True))
-        points = enumerate(zip(curve.lr, curve.loss, strict=True), start=1)
-        table += [(series, step, lr, loss, validated.get(step, "")) for step, (lr, loss) in points]
+        steps = sorted({*trained, *validated})  # the loss after the last step may not have been seen
+        table += [(series, step, *trained.get(step, ("", "")), validated.get(step, "")) for step in steps]
     return table
 
 

@@ -133,6 +133,7 @@ class OneCycleScheduler(LRScheduler):
             TypeError: Not a number.
             ValueError: Out of range.
         """
+        expect_number("momentum", momentum, minimum=0, below=1)
         base = min(self.policy.base_momentum, momentum)
         self._follow(replace(self.policy, base_momentum=base, max_momentum=momentum))
         self._write()

@@ -13,8 +13,10 @@ from typing_extensions import override
 from pl_onecycle.checks import expect, expect_integer, expect_number
 from pl_onecycle.param_groups import weight_decay_of
 from pl_onecycle.policy import Anneal
-from pl_onecycle.presets import PolicyArguments, Preset
+from pl_onecycle.presets import PolicyArguments, Preset, from_preset
 from pl_onecycle.schedules import one_cycle_of, optimizer_of, schedulers_of, use_max_lr, use_weight_decay
+
+_OF_EXP_DECAY = ("rampup_epochs", "sustain_epochs", "exp_decay", "steps_per_epoch")
 
 
 class OneCycleSettings(pl.Callback):
@@ -105,6 +107,10 @@ class OneCycleSettings(pl.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.optimizer = optimizer
         self.tuned_for = tuned_for
+        # Checks them, each beside values that leave it room, as the module may have others.
+        own = preset or ("exp_decay" if {*self.policy_arguments} & {*_OF_EXP_DECAY} else "smith")
+        room = {"pct_annihilation": 0.0, "base_momentum": 0.0, "max_momentum": 0.9999, "preset": own}
+        from_preset(max_lr=1.0, total_steps=100, **{**room, **self.policy_arguments})
 
     @property
     def policy_arguments(self) -> dict[str, Any]:

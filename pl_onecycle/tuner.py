@@ -21,7 +21,7 @@ from rich.table import Table
 from typing_extensions import override
 
 from pl_onecycle import report
-from pl_onecycle.apply import LR_NAMES, WEIGHT_DECAY_NAMES, set_attributes
+from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect, expect_bool, expect_integer
 from pl_onecycle.finder import Finder
 from pl_onecycle.isolation import rehearsed
@@ -50,6 +50,7 @@ class TuneResult:
         reasons: For each value that was looked for, why it is what it is, or why there is none.
         directory: Where the files are; None where they could not be written, or on other processes than rank zero.
         on_data: Whether the batch size is the data module's, and not the model's.
+        optimizer: Index of the optimizer that was tuned, in the order of ``configure_optimizers``.
     """
 
     max_lr: float | None
@@ -60,13 +61,14 @@ class TuneResult:
     reasons: Mapping[str, str] = field(default_factory=dict)
     directory: str | None = None
     on_data: bool = False
+    optimizer: int = 0
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Let every fit of ``model`` from now on train with the values found; nothing is trained here.
 
-        The learning rate becomes the peak of whatever schedule the fit has, as `LRRangeTest` makes it. ``lr``,
-        ``learning_rate``, ``weight_decay`` and ``batch_size`` of the model, and of its ``hparams``, follow where they
-        exist.
+        The learning rate becomes the peak of whatever schedule the fit has, as `LRRangeTest` makes it. ``batch_size``
+        of the model and its ``hparams`` is set here, where it exists; ``lr``, ``learning_rate``, ``weight_decay`` and
+        ``wd`` follow when a fit begins.
 
         Args:
             model: The model that was tuned, or another of its class.
@@ -87,11 +89,7 @@ class TuneResult:
         if self.batch_size is not None:
             taken = [set_attributes(holder, _BATCH_NAMES, self.batch_size) for holder in (model, datamodule)]
             expect(any(taken), "datamodule", "one with a `batch_size`, as the tuned one", datamodule)
-        settings = OneCycleSettings(max_lr=self.max_lr, weight_decay=self.weight_decay, tuned_for=self.tuned_for)
-        if self.max_lr is not None:
-            set_attributes(model, LR_NAMES, self.max_lr)
-        if self.weight_decay is not None:
-            set_attributes(model, WEIGHT_DECAY_NAMES, self.weight_decay)
+        settings = OneCycleSettings(self.max_lr, self.weight_decay, optimizer=self.optimizer, tuned_for=self.tuned_for)
         users = model.on_fit_start
         own = users.users if isinstance(users, _Applied) else users
         model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
@@ -100,6 +98,7 @@ class TuneResult:
         """Return the values as a config of `OneCycleCLI`, as it stands in ``tuned.yaml``."""
         found = {"max_lr": self.max_lr, "weight_decay": self.weight_decay}
         values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
+        values |= {"optimizer": self.optimizer} if self.optimizer else {}
         config: dict[str, Any] = {"one_cycle": {**values, "tuned_for": self.tuned_for}}
         if self.batch_size is not None:
             config["data" if self.on_data else "model"] = {"batch_size": self.batch_size}
@@ -218,6 +217,8 @@ class OneCycleTuner:
         probe = self._copied(WeightDecayProbe, "weight_decay_probe", weight_decay_probe)
         second = None if test is None or probe is None or not again else _SecondTest(test, probe)
         finders = [finder for finder in (test, probe, second) if finder is not None]
+        if len({finder.optimizer for finder in finders}) > 1:
+            raise ValueError("Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer.")
         if not finders and not batch_size:
             raise ValueError("There is nothing to tune: range test, probe and batch size are all left out.")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
@@ -348,7 +349,9 @@ def _result(
         before["weight_decay"], reasons["weight_decay"] = probe.before, probe.why
     on_data = _batch_size_of(datamodule) is not None
     known = {name: value for name, value in before.items() if value is not None}
-    return TuneResult(max_lr, decay, size, type(model).__qualname__, known, reasons, on_data=on_data)
+    index = next((finder.optimizer for finder in (test, probe) if finder is not None), 0)
+    name = type(model).__qualname__
+    return TuneResult(max_lr, decay, size, name, known, reasons, on_data=on_data, optimizer=index)
 
 
 def _batch_size_of(holder: Any) -> int | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle.apply import LR_NAMES, apply_max_lr, set_attributes
+from pl_onecycle.apply import LR_NAMES, apply_max_lr, apply_momentum, apply_weight_decay, set_attributes
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
 from tests.fits import SmallNet
@@ -426,3 +426,100 @@ def test_a_bad_lr_is_refused_before_anything_changes(lr: Any, error: type[Except
         with pytest.raises(error, match=r"^Expected argument `lr` to be a finite number > 0 but got "):
             apply_max_lr(lr, optimizer, [scheduler], net, restart=restart)
     assert (optimizer.param_groups[0]["lr"], scheduler.base_lrs, net.lr) == (OLD, [OLD], OLD)
+
+
+# ---------------------------------------------------------------------------------------- weight decay, momentum
+class Decayed(SmallNet):
+    def __init__(self, weight_decay: Any = 1e-4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.weight_decay = weight_decay
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, torch.optim.AdamW], ids=lambda kind: kind.__name__)
+def test_weight_decay_goes_to_the_decayed_groups_and_to_the_module(kind: Any) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "weight_decay": decay} for decay in (1e-3, 1e-4, 0.0)]
+    optimizer, net = kind(groups, lr=0.1), Decayed()
+    told = apply_weight_decay(0.5, optimizer, net)
+    assert told == ["2 parameter groups", "hparams.weight_decay", "module.weight_decay"]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, pytest.approx(0.05), 0.0]
+    assert (net.weight_decay, net.hparams["weight_decay"]) == (0.5, 0.5)
+    assert net.lr == 0.01
+
+
+@pytest.mark.parametrize("held", ["auto", True, [1e-4]], ids=repr)
+def test_a_weight_decay_attribute_that_is_no_number_is_left_alone(held: Any) -> None:
+    net = Decayed(held)
+    assert apply_weight_decay(0.5, optimizer_with([OLD]), net) == ["1 parameter group"]
+    assert net.weight_decay == net.hparams["weight_decay"] == held
+
+
+def test_a_decay_by_its_short_name_follows_too() -> None:
+    net = SmallNet()
+    net.wd = 1e-4  # type: ignore[assignment]
+    assert apply_weight_decay(0.5, optimizer_with([OLD]), net) == ["1 parameter group", "module.wd"]
+    assert net.wd == 0.5
+
+
+def test_without_a_module_weight_decay_goes_to_the_groups_alone() -> None:
+    optimizer = optimizer_with([OLD, OLD])
+    assert apply_weight_decay(0.5, optimizer) == ["2 parameter groups"]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-0.1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("0", TypeError), (True, TypeError)],
+    ids=repr,
+)
+def test_a_bad_weight_decay_is_refused_before_anything_changes(value: Any, error: type[Exception]) -> None:
+    optimizer, net = optimizer_with([OLD]), Decayed()
+    with pytest.raises(error, match=r"^Expected argument `weight_decay` to be a finite number >= 0 but got "):
+        apply_weight_decay(value, optimizer, net)
+    assert (optimizer.param_groups[0]["weight_decay"], net.weight_decay) == (0, 1e-4)
+
+
+def test_momentum_goes_to_the_groups_that_have_any() -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "momentum": momentum} for momentum in (0.9, 0.0)]
+    optimizer = SGD(groups, lr=OLD)
+    assert apply_momentum(0.5, optimizer) == ["1 parameter group"]
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.5, 0.0]
+    adam = Adam([torch.nn.Parameter(torch.ones(1))], betas=(0.9, 0.99))
+    assert apply_momentum(0.5, adam) == ["1 parameter group"]
+    assert adam.param_groups[0]["betas"] == (0.5, 0.99)
+
+
+@pytest.mark.parametrize("after", [0, 5])
+def test_momentum_is_the_largest_of_the_cycle_from_here_on(after: int) -> None:
+    optimizer = optimizer_with([OLD])
+    cycle = OneCycleScheduler(optimizer, None, STEPS)
+    list(train(optimizer, cycle, after))
+    assert apply_momentum(0.99, optimizer, [cycle]) == ["1 parameter group", "OneCycleScheduler"]
+    policy = OneCyclePolicy(OLD, STEPS, max_momentum=0.99)
+    momenta = []
+    for _ in range(after, STEPS):
+        momenta.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        cycle.step()
+    assert momenta == [policy.momentum(step) for step in range(after, STEPS)]
+
+
+def test_a_cycle_within_another_scheduler_gets_the_momentum_too() -> None:
+    optimizer = optimizer_with([OLD])
+    cycle = OneCycleScheduler(optimizer, None, STEPS)
+    chained = schedulers.ChainedScheduler([cycle, schedulers.ConstantLR(optimizer, 1.0, 3)])
+    assert apply_momentum(0.99, optimizer, [chained]) == ["1 parameter group", "OneCycleScheduler"]
+    assert cycle.policy.max_momentum == 0.99
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(1.0, ValueError), (-0.1, ValueError), (math.nan, ValueError), ("0.9", TypeError), (None, TypeError)],
+    ids=repr,
+)
+def test_a_bad_momentum_is_refused_before_anything_changes(value: Any, error: type[Exception]) -> None:
+    optimizer = optimizer_with([OLD])
+    cycle = OneCycleScheduler(optimizer, None, STEPS)
+    with pytest.raises(error, match=r"^Expected argument `momentum` to be a finite number >= 0 and < 1 but got "):
+        apply_momentum(value, optimizer, [cycle])
+    assert (optimizer.param_groups[0]["momentum"], cycle.policy.max_momentum) == (0.95, 0.95)

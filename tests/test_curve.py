@@ -96,8 +96,19 @@ def test_views_of_a_curve_without_a_finite_loss_are_empty(loss: list[float]) -> 
         ({"lr": [0.1, math.inf], "loss": [1.0, 1.0]}, "`lr` to be a finite number > 0 but got inf"),
         ({"lr": [0.1, math.nan], "loss": [1.0, 1.0]}, "`lr` to be a finite number > 0 but got nan"),
         ({"lr": [0.1], "loss": [1.0], "outcome": "bored"}, "`outcome` to be one of .* but got 'bored'"),
+        (
+            {"lr": [0.1], "loss": [1.0], "val_steps": [1], "val_loss": []},
+            r"`val_loss` to be as long as `val_steps` \(1\) but got 0",
+        ),
+        (
+            {"lr": [0.1], "loss": [1.0], "val_loss": [1.0]},
+            r"`val_loss` to be as long as `val_steps` \(0\) but got 1",
+        ),
     ],
-    ids=["too few losses", "too many losses", "zero", "negative", "infinite", "nan", "outcome"],
+    ids=[
+        *["too few losses", "too many losses", "zero", "negative", "infinite", "nan", "outcome"],
+        *["too few validation losses", "validation losses of no step"],
+    ],
 )
 def test_a_malformed_curve_is_refused_with_the_reason(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=f"^Expected argument {sentence}$"):
@@ -111,6 +122,30 @@ def test_a_curve_survives_json_and_compares_equal(initial: float | None) -> None
     assert LossCurve(**saved) == curve
     assert saved["lr"] == list(curve.lr)  # every digit
     assert {key: saved[key] for key in ("outcome", "initial_loss")} == {"outcome": "stopped", "initial_loss": initial}
+
+
+def test_validation_losses_are_kept_with_their_steps_and_survive_json() -> None:
+    steps: Any = np.array([1, 2])
+    losses: Any = np.array([0.5, 0.1], dtype=np.float32)
+    curve = LossCurve([0.1, 0.2], [2.0, 1.0], "dropped", None, steps, losses)
+    assert (curve.val_steps, curve.val_loss) == ((1, 2), (0.5, float(np.float32(0.1))))
+    assert [type(value) for value in (*curve.val_steps, *curve.val_loss)] == [int, int, float, float]
+    saved = json.loads(json.dumps(curve.to_dict()))
+    assert (saved["val_steps"], saved["outcome"]) == ([1, 2], "dropped")
+    assert LossCurve(**saved) == curve
+
+
+def test_a_curve_of_an_older_checkpoint_has_no_validation_losses() -> None:
+    saved: dict[str, Any] = {"lr": [0.1], "loss": [1.0], "outcome": "completed", "initial_loss": None}
+    curve = LossCurve(**saved)
+    assert (curve.val_steps, curve.val_loss) == ((), ())
+
+
+def test_validation_losses_change_no_view_of_the_training_losses() -> None:
+    plain = measured(valley(-1.0))
+    validated = LossCurve(plain.lr, plain.loss, val_steps=[50, 100], val_loss=[9.0, math.nan])
+    assert validated.smoothed().tolist() == plain.smoothed().tolist()
+    assert (validated.start, validated.noise, len(validated)) == (plain.start, plain.noise, 100)
 
 
 def test_a_diverged_curve_survives_json_with_its_nan() -> None:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pl_onecycle.param_groups import check_lrs, has_momentum, momentum_of, peak_lrs, rescale, write, write_momentum
+from pl_onecycle.param_groups import (
+    check_lrs,
+    has_momentum,
+    momentum_of,
+    peak_lrs,
+    rescale,
+    weight_decay_of,
+    write,
+    write_momentum,
+    write_weight_decay,
+)
 
 many = settings(deadline=None, database=None, derandomize=True, max_examples=150)
 
@@ -203,6 +213,98 @@ def test_betas_keep_their_kind_and_their_number(betas: Any, written: Any) -> Non
     write_momentum(group, 0.7)
     assert group["betas"] == written
     assert type(group["betas"]) is type(betas)
+
+
+# ----------------------------------------------------------------------------------------- weight decay
+DECAYED: dict[str, tuple[Any, float]] = {
+    # what, the weight decay of its default
+    "SGD": (torch.optim.SGD, 0.0),
+    "RMSprop": (torch.optim.RMSprop, 0.0),
+    "Adam": (torch.optim.Adam, 0.0),
+    "AdamW": (torch.optim.AdamW, 1e-2),
+    "NAdam": (torch.optim.NAdam, 0.0),
+    "Adagrad": (torch.optim.Adagrad, 0.0),
+}
+
+
+def decayed(*decays: Any, kind: Any = torch.optim.SGD) -> Optimizer:
+    """One group for each decay; None for a group that knows none."""
+    optimizer: Optimizer = kind([{"params": weights(), "weight_decay": decay or 0.0} for decay in decays], lr=0.1)
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+        if decay is None:
+            del group["weight_decay"]
+    return optimizer
+
+
+def decays_of(optimizer: Optimizer) -> list[float | None]:
+    return [group.get("weight_decay") for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(("kind", "default"), DECAYED.values(), ids=DECAYED)
+def test_weight_decay_is_found_and_written_and_nothing_else(kind: Any, default: float) -> None:
+    optimizer = kind(weights(), lr=0.1)
+    [group] = optimizer.param_groups
+    others = {key: value for key, value in group.items() if key != "weight_decay"}
+    assert weight_decay_of(optimizer) == default
+    for written in (0.25, 0.0, 0.5):
+        assert write_weight_decay(optimizer, written) == 1
+        assert group["weight_decay"] == weight_decay_of(optimizer) == written
+    assert {key: value for key, value in group.items() if key != "weight_decay"} == others
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "written"),
+    [
+        ([1e-4], [0.5], 1),
+        ([0.0], [0.5], 1),
+        ([1e-4, 0.0], [0.5, 0.0], 1),  # biases and norms stay without
+        ([1e-4, 1e-3], [0.05, 0.5], 2),  # a tenth stays a tenth
+        ([0.0, 1e-4, 1e-3], [0.0, 0.05, 0.5], 2),
+        ([0.0, 0.0], [0.5, 0.5], 2),
+        ([None, 1e-4], [None, 0.5], 1),
+        ([None, 0.0], [None, 0.5], 1),
+    ],
+    ids=str,
+)
+def test_the_largest_decay_is_what_is_written(before: list[Any], after: list[Any], written: int) -> None:
+    optimizer = decayed(*before)
+    assert weight_decay_of(optimizer) == max(decay or 0.0 for decay in before)
+    assert write_weight_decay(optimizer, 0.5) == written
+    for is_there, wanted in zip(decays_of(optimizer), after, strict=True):
+        assert is_there == (None if wanted is None else pytest.approx(wanted, rel=1e-12))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_decay_in_a_tensor_is_filled_in_place(dtype: torch.dtype) -> None:
+    optimizer = decayed(0.0)
+    optimizer.param_groups[0]["weight_decay"] = decay = torch.tensor(0.125, dtype=dtype)
+    assert weight_decay_of(optimizer) == 0.125
+    write_weight_decay(optimizer, 0.25)
+    assert optimizer.param_groups[0]["weight_decay"] is decay
+    assert float(decay) == 0.25
+
+
+@many
+@given(st.lists(st.sampled_from([0.0, 1e-5, 3e-4, 1e-2]), min_size=1, max_size=5), st.floats(1e-8, 1.0))
+def test_the_ratios_of_any_decays_are_kept(before: list[float], value: float) -> None:
+    optimizer = decayed(*before)
+    write_weight_decay(optimizer, value)
+    top = max(before)
+    wanted = [value if top == 0 else value * decay / top for decay in before]
+    assert decays_of(optimizer) == pytest.approx(wanted, rel=1e-12)
+    assert weight_decay_of(optimizer) == value
+
+
+@pytest.mark.parametrize("group", [{"lr": 0.1}, {"decay": 1e-4}], ids=str)
+def test_an_optimizer_that_knows_no_decay_gets_one_sentence(group: dict[str, Any]) -> None:
+    wanted = r"^Expected argument `optimizer` to be an optimizer with weight decay [^\n]+ but got 'Bare'$"
+    with pytest.raises(ValueError, match=wanted):
+        weight_decay_of(Bare(**group))
+    with pytest.raises(LookupError, match=wanted):
+        weight_decay_of(Bare(**group), LookupError)
+    with pytest.raises(ValueError, match=wanted):
+        write_weight_decay(Bare(**group), 0.1)
 
 
 # --------------------------------------------------------------------------------------- bad optimizers

@@ -26,7 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pl_onecycle.curve import LossCurve
 from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.report import draw_range_test, log_curve, write_report
+from pl_onecycle.report import draw_curves, draw_range_test, log_curve, log_curves, write_curves, write_report
 from pl_onecycle.suggestion import Suggestion, suggest
 
 NAME = "lr_range_test"
@@ -444,3 +444,106 @@ def test_what_was_written_gives_the_same_suggestion_again(tmp_path: Path) -> Non
     again = LossCurve(**strictly(Path(folder, "result.json").read_text())["curve"])
     assert again == curve()
     assert suggest(again) == suggest(curve())
+
+
+# ----------------------------------------------------------------------------------------- several curves
+def several() -> dict[str, LossCurve]:
+    """Four steps of two candidates, of which the second was dropped."""
+    return {
+        "wd=1e-04": LossCurve([0.1, 0.2, 0.3, 0.4], [4.0, 3.0, 2.0, 1.0], "completed", None, [2, 4], [2.5, 1.5]),
+        "wd=0": LossCurve([0.1, 0.2], [4.0, math.nan], "dropped", None, [2], [3.5]),
+    }
+
+
+def test_a_report_of_several_curves_is_a_directory_of_three_files(tmp_path: Path) -> None:
+    figure = draw_curves("Probe", several(), "wd=1e-04", True)
+    folder = write_curves(str(tmp_path), "probe", {"saved": 0.25}, several(), figure)
+    assert folder == str(tmp_path / "probe")
+    assert sorted(os.listdir(folder)) == ["curves.csv", "probe.png", "result.json"]
+    written = strictly(Path(folder, "result.json").read_text())
+    assert written["saved"] == 0.25
+    assert sorted(written["versions"]) == ["lightning", "python", "torch"]
+    assert LossCurve(**written["curves"]["wd=1e-04"]) == several()["wd=1e-04"]
+    assert written["curves"]["wd=0"]["loss"] == [4.0, None]
+    assert Path(folder, "curves.csv").read_text().splitlines() == [
+        "series,step,lr,train_loss,val_loss",
+        "wd=1e-04,1,0.1,4.0,",
+        "wd=1e-04,2,0.2,3.0,2.5",
+        "wd=1e-04,3,0.3,2.0,",
+        "wd=1e-04,4,0.4,1.0,1.5",
+        "wd=0,1,0.1,4.0,",
+        "wd=0,2,0.2,nan,3.5",
+    ]
+
+
+def test_a_report_of_several_curves_never_overwrites_another(tmp_path: Path) -> None:
+    folders = [write_curves(str(tmp_path), "probe", {"run": run}, several(), None) for run in range(3)]
+    assert [Path(folder).name for folder in folders] == ["probe", "probe_1", "probe_2"]
+    assert [strictly(Path(folder, "result.json").read_text())["run"] for folder in folders] == [0, 1, 2]
+
+
+def test_every_validation_loss_is_in_the_table_also_that_of_a_dropped_curve(tmp_path: Path) -> None:
+    """A candidate is dropped after the validation of a step whose own loss is only seen at the next."""
+    dropped = {"wd=0": LossCurve([0.1], [4.0], "dropped", None, [1, 2], [3.0, 3.5])}
+    folder = write_curves(str(tmp_path), "probe", {}, dropped, None)
+    with open(f"{folder}/curves.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [float(row["val_loss"]) for row in rows if row["val_loss"]] == [3.0, 3.5]
+
+
+def test_no_curves_are_a_table_of_its_header(tmp_path: Path) -> None:
+    folder = write_curves(str(tmp_path), "probe", {}, {}, None)
+    assert Path(folder, "curves.csv").read_text().split() == ["series,step,lr,train_loss,val_loss"]
+
+
+def test_tensorboard_gets_a_series_for_each_curve_counted_from_one(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    log_curves([CSVLogger(tmp_path / "csv"), logger], "probe", several())
+    reader = events(logger)
+    whats = ("lr", "train_loss", "val_loss")
+    assert sorted(reader.Tags()["scalars"]) == [
+        f"probe/{name}/{what}" for name in ("wd=0", "wd=1e-04") for what in whats
+    ]
+    seen = {what: [(it.step, it.value) for it in reader.Scalars(f"probe/wd=1e-04/{what}")] for what in whats}
+    assert seen["train_loss"] == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
+    assert seen["val_loss"] == [(2, 2.5), (4, 1.5)]
+    assert seen["lr"] == [(k + 1, pytest.approx(0.1 * (k + 1))) for k in range(4)]
+    assert not os.path.exists(tmp_path / "csv")
+
+
+@pytest.mark.parametrize("over_lr", [True, False])
+def test_training_and_validation_loss_are_drawn_side_by_side(over_lr: bool) -> None:
+    figure = draw_curves("Probe", several(), "wd=1e-04", over_lr)
+    train, val = figure.axes
+    assert (train.get_title(), train.get_xlabel()) == ("Probe", "learning rate" if over_lr else "optimizer step")
+    assert (val.get_xlabel(), val.get_ylabel()) == ("optimizer step", "validation loss")
+    assert labels(train) == labels(val) == ["wd=1e-04, chosen", "wd=0 (dropped)"]
+    assert [x for x, _ in points(train.lines[0])] == ([0.1, 0.2, 0.3, 0.4] if over_lr else [1, 2, 3, 4])
+    assert [x for x, _ in points(train.lines[1])] == ([0.1] if over_lr else [1])  # as far as it is finite
+    assert points(val.lines[0]) == [[2, 2.5], [4, 1.5]]
+    assert train.lines[0].get_linewidth() > train.lines[1].get_linewidth()
+    assert len(rendered(figure)) > 1000
+
+
+def test_the_drawn_training_loss_is_a_mean_that_keeps_a_constant() -> None:
+    line = draw_curves("Probe", {"a": LossCurve(LRS, [2.5] * 50)}, None, True).axes[0].lines[0]
+    assert [y for _, y in points(line)] == pytest.approx([2.5] * 50)
+
+
+def test_without_validation_there_is_one_panel() -> None:
+    (ax,) = draw_curves("Probe", {"a": curve()}, None, True).axes
+    assert labels(ax) == ["a"]
+
+
+def test_several_curves_are_drawn_on_a_given_axis_and_nothing_else() -> None:
+    figure = Figure()
+    first, second = figure.subplots(1, 2)
+    assert draw_curves("Probe", several(), None, True, second) is figure
+    assert (figure.axes, len(first.lines), len(second.lines)) == ([first, second], 0, 2)
+
+
+@nothing_measured
+def test_curves_of_which_nothing_was_measured_can_be_drawn_and_written(measured: LossCurve, tmp_path: Path) -> None:
+    figure = draw_curves("Probe", {"a": measured}, None, True)
+    folder = write_curves(str(tmp_path), "probe", {}, {"a": measured}, figure)
+    assert len(Path(folder, "curves.csv").read_text().splitlines()) == 1 + len(measured)

@@ -306,6 +306,69 @@ def test_moved_peak_keeps_the_shape_of_the_cycle() -> None:
     assert scheduler.policy == presets.torch_two_phase(3.0, N, div_factor=7.0)
 
 
+# --------------------------------------------------------------------------------------- set_max_momentum
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("at", [0, 7, N - 1])
+def test_set_max_momentum_plays_the_cycle_with_it_from_the_current_step_on(kind: str, at: int) -> None:
+    optimizer = OPTIMIZERS[kind]()
+    scheduler = OneCycleScheduler(optimizer, None, N, base_momentum=0.8)
+    before, after = scheduler.policy, replace(scheduler.policy, max_momentum=0.99)
+    play(optimizer, scheduler, at)
+    scheduler.set_max_momentum(0.99)
+    assert scheduler.policy == after
+    lrs, momenta = group_of(play(optimizer, scheduler, N - at))
+    assert momenta == [after.momentum(step) for step in range(at, N)]
+    assert lrs == [before.lr(step) for step in range(at, N)]
+
+
+def test_the_smallest_momentum_gives_way_to_a_largest_below_it() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, None, N)
+    scheduler.set_max_momentum(0.5)
+    assert (scheduler.policy.base_momentum, scheduler.policy.max_momentum) == (0.5, 0.5)
+    assert set(group_of(play(optimizer, scheduler, N))[1]) == {0.5}
+
+
+def test_set_max_momentum_gives_none_to_a_group_without() -> None:
+    optimizer = torch.optim.SGD(
+        [{"params": weights(), "momentum": 0.9}, {"params": weights(), "momentum": 0.0}], lr=0.1
+    )
+    scheduler = OneCycleScheduler(optimizer, None, N)
+    scheduler.set_max_momentum(0.97)
+    assert [momentum for _, momentum in held(optimizer)] == [0.97, 0.0]
+
+
+def test_set_max_momentum_of_a_cycle_without_momentum_leaves_that_alone() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, None, N, cycle_momentum=False)
+    scheduler.set_max_momentum(0.97)
+    assert set(group_of(play(optimizer, scheduler, N))[1]) == {0.9}
+
+
+def test_set_max_momentum_survives_set_max_lr_and_a_resume() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, None, N)
+    scheduler.set_max_momentum(0.99)
+    scheduler.set_max_lr(0.5)
+    play(optimizer, scheduler, 5)
+    other = sgd()
+    resumed = OneCycleScheduler(other, None, N)
+    other.load_state_dict(saved(optimizer.state_dict()))
+    resumed.load_state_dict(saved(scheduler.state_dict()))
+    assert resumed.policy == replace(OneCyclePolicy(0.5, N), max_momentum=0.99)
+    assert play(other, resumed, N - 5) == play(optimizer, scheduler, N - 5)
+
+
+@pytest.mark.parametrize(("value", "error"), [(1.0, ValueError), (-0.1, ValueError), ("0.9", TypeError)], ids=repr)
+def test_a_bad_largest_momentum_is_refused_and_changes_nothing(value: Any, error: type[Exception]) -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, None, N)
+    before = (scheduler.policy, held(optimizer))
+    with pytest.raises(error, match=r"^Expected argument `(max_)?momentum` to be "):
+        scheduler.set_max_momentum(value)
+    assert (scheduler.policy, held(optimizer)) == before
+
+
 # ---------------------------------------------------------------------------------------------- tensor lr
 def test_tensor_lr_and_tensor_betas_stay_the_same_tensors() -> None:
     lr, beta1, beta2 = torch.tensor(0.1), torch.tensor(0.9), torch.tensor(0.99)

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import itertools
 import json
 import math
 import pickle
@@ -20,6 +21,7 @@ import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
 
 from pl_onecycle import (
     LRRangeTest,
@@ -38,6 +40,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`"),
     pytest.mark.filterwarnings("ignore:Experiment logs directory .* exists and is not empty"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _data_loaders_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning leaves ``DataLoader`` patched where a module has no data, by which later tests would fail."""
+    for kind, name in itertools.product((DataLoader, BatchSampler), ("__init__", "__setattr__", "__delattr__")):
+        monkeypatch.setattr(kind, name, getattr(kind, name))
 
 
 class Cycled(SmallNet):
@@ -186,7 +195,6 @@ def test_after_apply_the_run_has_the_found_lr_as_its_peak_and_the_found_weight_d
     assert result.max_lr != model.lr
     assert dict(result.before) == {"max_lr": 0.01, "weight_decay": 1e-2}
     result.apply(model)
-    assert model.lr == result.max_lr
     lrs, decays = LRs(), WeightDecays()
     trainer([lrs, decays]).fit(model, data())
     assert max(lr for (lr,) in lrs.lr) == pytest.approx(result.max_lr, rel=1e-12)
@@ -469,7 +477,7 @@ def test_a_trainer_is_asked_for() -> None:
     ("arguments", "said"),
     [
         ({"max_batch_size": 1, "batch_size": True}, "Expected argument `max_batch_size`"),
-        ({"lr_range_test": False, "weight_decay_probe": False}, "Expected argument `batch_size` to be True where"),
+        ({"lr_range_test": False, "weight_decay_probe": False}, "^There is nothing to tune: range test"),
     ],
     ids=["max_batch_size", "nothing to tune"],
 )
