@@ -13,7 +13,8 @@ from pl_onecycle.range_test import LRRangeTest
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.settings import OneCycleSettings
 from pl_onecycle.suggestion import Suggestion, suggest
-from pl_onecycle.tuner import OneCycleTrainer, OneCycleTuner, TuneResult
+from pl_onecycle.tune_result import TuneResult
+from pl_onecycle.tuner import OneCycleTrainer, OneCycleTuner
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 __all__ = [

@@ -20,7 +20,8 @@ from pl_onecycle.checks import expect
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.settings import OneCycleSettings
-from pl_onecycle.tuner import OneCycleTrainer, TuneResult
+from pl_onecycle.tune_result import TuneResult
+from pl_onecycle.tuner import OneCycleTrainer
 
 
 class OneCycleCLI(LightningCLI):

@@ -4,10 +4,8 @@ Lightning 2 removed ``Trainer.tune``; here it is again, with the callbacks that 
 """
 
 import copy
-import io
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +14,6 @@ import rich
 import yaml
 from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
-from rich.table import Table
 from typing_extensions import override
 
 from pl_onecycle import report
@@ -26,126 +22,13 @@ from pl_onecycle.checks import expect, expect_bool, expect_integer
 from pl_onecycle.finder import Finder
 from pl_onecycle.isolation import rehearsed
 from pl_onecycle.range_test import LRRangeTest
-from pl_onecycle.settings import OneCycleSettings, check_model
+from pl_onecycle.tune_result import BATCH_NAMES, TuneResult, plain
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AnyFinder = TypeVar("AnyFinder", LRRangeTest, WeightDecayProbe)
-
-_BATCH_NAMES = ("batch_size",)
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """What tuning came to. Printed, it is a small table.
-
-    Attributes:
-        max_lr: The peak learning rate to use, for the group with the largest one; None where none was found.
-        weight_decay: The weight decay to use; None where none was found.
-        batch_size: The largest batch size that fits; None where it was not asked for.
-        tuned_for: Name of the model's class.
-        before: What the model had instead, by name.
-        reasons: For each value that was looked for, why it is what it is, or why there is none.
-        directory: Where the files are; None where they could not be written, or on other processes than rank zero.
-        on_data: Whether the batch size is the data module's, and not the model's.
-        optimizer: Index of the optimizer that was tuned, in the order of ``configure_optimizers``.
-    """
-
-    max_lr: float | None
-    weight_decay: float | None
-    batch_size: int | None
-    tuned_for: str
-    before: Mapping[str, float] = field(default_factory=dict)
-    reasons: Mapping[str, str] = field(default_factory=dict)
-    directory: str | None = None
-    on_data: bool = False
-    optimizer: int = 0
-
-    def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
-        """Let every fit of ``model`` from now on train with the values found; nothing is trained here.
-
-        The learning rate becomes the peak of whatever schedule the fit has, as `LRRangeTest` makes it. ``batch_size``
-        of the model and its ``hparams`` is set here, where it exists; ``lr``, ``learning_rate``, ``weight_decay`` and
-        ``wd`` follow when a fit begins.
-
-        Args:
-            model: The model that was tuned, or another of its class.
-            datamodule: Gets the batch size.
-
-        Raises:
-            ValueError: The values were tuned for another model, or there is a batch size that nobody takes.
-
-        Example:
-            >>> result = TuneResult(max_lr=0.1, weight_decay=1e-4, batch_size=None, tuned_for="Net")
-            >>> result.apply(pl.LightningModule())
-            Traceback (most recent call last):
-            ...
-            ValueError: These values were tuned for Net, and this model is LightningModule: tune it, or leave them out.
-        """
-        model = _plain(model)
-        check_model(model, self.tuned_for)
-        if self.batch_size is not None:
-            taken = [set_attributes(holder, _BATCH_NAMES, self.batch_size) for holder in (model, datamodule)]
-            expect(any(taken), "datamodule", "one with a `batch_size`, as the tuned one", datamodule)
-        settings = OneCycleSettings(self.max_lr, self.weight_decay, optimizer=self.optimizer, tuned_for=self.tuned_for)
-        users = model.on_fit_start
-        own = users.users if isinstance(users, _Applied) else users
-        model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
-
-    def config(self) -> dict[str, Any]:
-        """Return the values as a config of `OneCycleCLI`, as it stands in ``tuned.yaml``."""
-        found = {"max_lr": self.max_lr, "weight_decay": self.weight_decay}
-        values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-        values |= {"optimizer": self.optimizer} if self.optimizer else {}
-        config: dict[str, Any] = {"one_cycle": {**values, "tuned_for": self.tuned_for}}
-        if self.batch_size is not None:
-            config["data" if self.on_data else "model"] = {"batch_size": self.batch_size}
-        return config
-
-    def __rich__(self) -> Table:
-        where = None if self.directory is None else f"{self.directory}/tuned.yaml"
-        table = Table(title=f"Tuned {self.tuned_for}", caption=where, caption_justify="left")
-        for heading in ("", "before", "found", "why"):
-            table.add_column(heading)
-        for name, reason in self.reasons.items():
-            before, found = self.before.get(name), getattr(self, name)
-            cells = (_short(value) for value in (before, found))
-            table.add_row(name, *cells, reason)
-        return table
-
-    def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=120)
-        console.print(self)
-        return str(console.file.getvalue()).rstrip()  # type: ignore[attr-defined]
-
-
-def _short(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _plain(model: Any) -> Any:
-    """The module inside one that ``torch.compile`` has made."""
-    return getattr(model, "_orig_mod", model)
-
-
-def _without_finders(callbacks: Any) -> list[pl.Callback]:
-    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-    return [callback for callback in callbacks if not isinstance(callback, Finder)]
-
-
-class _Applied:
-    """A module's ``on_fit_start`` that applies settings after its own; can be copied and pickled with the module."""
-
-    def __init__(self, model: pl.LightningModule, users: Callable[[], None], settings: OneCycleSettings) -> None:
-        self.model, self.users, self.settings = model, users, settings
-
-    def __call__(self) -> None:
-        self.users()
-        self.settings.on_fit_start(self.model.trainer, self.model)
 
 
 class OneCycleTuner:
@@ -206,7 +89,7 @@ class OneCycleTuner:
             ValueError: An argument lies outside its range.
             MisconfigurationException: There are no training data, or no usable optimizer, or ``fast_dev_run`` is set.
         """
-        to_fit, model = model, _plain(model)
+        to_fit, model = model, plain(model)
         expect(isinstance(model, pl.LightningModule), "model", "a LightningModule", type(model).__name__, TypeError)
         expect_bool("batch_size", batch_size)
         expect_bool("again", again)
@@ -229,8 +112,8 @@ class OneCycleTuner:
         if finders:
             with rehearsed(self.trainer, model, data, [*others, *finders]):
                 if size is not None:
-                    set_attributes(model, _BATCH_NAMES, size)
-                    set_attributes(datamodule, _BATCH_NAMES, size)
+                    set_attributes(model, BATCH_NAMES, size)
+                    set_attributes(datamodule, BATCH_NAMES, size)
                 users = model.configure_callbacks
                 model.configure_callbacks = lambda: _without_finders(users())  # type: ignore[method-assign]
                 self.trainer.fit(to_fit, train_dataloaders, val_dataloaders, datamodule)
@@ -323,6 +206,11 @@ class OneCycleTuner:
 
         report.publish("Tuning", draw, write, log)
         return folder
+
+
+def _without_finders(callbacks: Any) -> list[pl.Callback]:
+    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+    return [callback for callback in callbacks if not isinstance(callback, Finder)]
 
 
 def _result(

@@ -47,11 +47,12 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": ("Lightning", {"apply", "checks", "param_groups", "probe", "schedules"}),
     "momentum_probe": ("Lightning", {"checks", "param_groups", "policy", "probe", "schedules"}),
+    "tune_result": ("Lightning", {"apply", "checks", "settings"}),
     "tuner": (
         "Lightning",
-        {"apply", "checks", "finder", "isolation", "range_test", "report", "settings", "weight_decay_probe"},
+        {"apply", "checks", "finder", "isolation", "range_test", "report", "tune_result", "weight_decay_probe"},
     ),
-    "cli": ("Lightning", {"checks", "configure", "scheduler", "settings", "tuner"}),
+    "cli": ("Lightning", {"checks", "configure", "scheduler", "settings", "tune_result", "tuner"}),
 }
 ORDER = list(TABLE)
 
