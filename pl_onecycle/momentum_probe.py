@@ -28,7 +28,7 @@ class MomentumProbe(Probe):
     the groups. Groups without momentum, or whose momentum is 0, are left alone.
 
     Args:
-        momentums: Candidates in [0, 1), none twice, beside which the run's own is tried. The defaults are Smith's.
+        momentums: Candidates in [0, 1), none twice. The defaults are Smith's; beside them the run's own is tried.
         num_steps: See `WeightDecayProbe`, as for the other arguments.
         mode: ``"rise"`` or ``"cycle"``.
         max_lr: Peak of the cycle, > ``min_lr``; None for that of the run.
@@ -57,10 +57,11 @@ class MomentumProbe(Probe):
     rank = 2
     name = "momentum"
     short = "momentum"
+    defaults = (0.9, 0.95, 0.97, 0.99)
 
     def __init__(
         self,
-        momentums: Sequence[float] = (0.9, 0.95, 0.97, 0.99),
+        momentums: Sequence[float] = defaults,
         num_steps: int = 100,
         *,
         mode: ProbeMode = "rise",

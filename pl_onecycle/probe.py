@@ -42,7 +42,8 @@ class Probe(Finder):
     """Try each candidate in isolated short cycles from the same state with the same batches, and choose one.
 
     Args:
-        candidates: Values to try, none twice; or a word that says how to find them. The run's own is tried beside them.
+        candidates: Values to try, none twice; or a word that says how to find them. The run's own is tried beside the
+            defaults.
         num_steps: Optimizer steps of each cycle, >= 10.
         mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
             run's whole cycle, up, down and annihilated, in ``num_steps``.
@@ -61,6 +62,7 @@ class Probe(Finder):
     name: ClassVar[str]  # of the group value
     short: ClassVar[str]  # in the names of curves
     words: ClassVar[tuple[str, ...]] = ()  # that may stand for candidates
+    defaults: ClassVar[tuple[float, ...]]
 
     def __init__(
         self,
@@ -163,8 +165,8 @@ class Probe(Finder):
         """Run the whole line, from the trials to the report."""
         candidates, cycle = self._candidates(optimizer_of(trainer, self.optimizer)), self._cycle(trainer)
         before = self.before = self._own(trainer)
-        if before > 0 and before not in candidates:  # never replaced by what it was not compared with
-            candidates.append(before)
+        if tuple(candidates) == self.defaults and before > 0 and before not in candidates:
+            candidates.append(before)  # not to be replaced by what it was never compared with
         self.curves = {}
         most = len(candidates) + len(self._neighbours(candidates[0]))
         with progress_bar(trainer, most * self.num_steps, self.title) as advance:

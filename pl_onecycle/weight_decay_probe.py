@@ -35,9 +35,9 @@ class WeightDecayProbe(Probe):
     *Leaves alone* all else, as `LRRangeTest` does. Validation runs the module's ``validation_step`` and its hooks.
 
     Args:
-        weight_decays: Candidates >= 0, none twice, beside which the optimizer's own is tried if it is not 0; or
-            ``"around"``: the optimizer's own and its two neighbours that halve the exponent, as 3e-4, 1e-4 and 3e-5.
-            The defaults are Smith's for when nothing is known.
+        weight_decays: Candidates >= 0, none twice; or ``"around"``: the optimizer's own and its two neighbours that
+            halve the exponent, as 3e-4, 1e-4 and 3e-5. The defaults are Smith's for when nothing is known; beside them
+            the optimizer's own is tried if it is not 0.
         num_steps: Optimizer steps of each cycle, >= 10.
         mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
             run's whole cycle, up, down and annihilated, in ``num_steps``.
@@ -78,10 +78,11 @@ class WeightDecayProbe(Probe):
     name = "weight_decay"
     short = "wd"
     words = ("around",)
+    defaults = (1e-3, 1e-4, 1e-5, 0.0)
 
     def __init__(
         self,
-        weight_decays: Sequence[float] | Literal["around"] = (1e-3, 1e-4, 1e-5, 0.0),
+        weight_decays: Sequence[float] | Literal["around"] = defaults,
         num_steps: int = 100,
         *,
         mode: ProbeMode = "rise",

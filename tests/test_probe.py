@@ -771,10 +771,10 @@ def test_before_it_ran_nothing_is_saved_and_nothing_can_be_drawn() -> None:
 
 
 # ------------------------------------------------------------------------------------------ the run's own
-def test_the_runs_own_decay_is_tried_beside_the_candidates_and_kept_if_it_is_best() -> None:
-    probe, decays = decay_probe(1e-1, 1e-3), Decays()
+def test_the_runs_own_decay_is_tried_beside_the_defaults_and_kept_if_it_is_best() -> None:
+    probe, decays = decay_probe(*WeightDecayProbe.defaults), Decays()
     fit(probe, Staged(lowest_at(1e-2), 1e-2), decays)
-    assert list(probe.curves) == [1e-1, 1e-3, 1e-2]
+    assert list(probe.curves) == [1e-3, 1e-4, 1e-5, 0.0, 1e-2]
     assert (found(probe).value, probe.before) == (1e-2, 1e-2)
     assert decays.seen == [[1e-2]] * 8
 
@@ -782,14 +782,20 @@ def test_the_runs_own_decay_is_tried_beside_the_candidates_and_kept_if_it_is_bes
 def test_the_runs_own_decay_stays_where_all_candidates_diverge() -> None:
     probe, decays = decay_probe(1e9, num_steps=20, max_lr=1.0), Decays()
     fit(probe, Net(1e-4), decays)
-    assert (found(probe).value, found(probe).margin) == (1e-4, None)
+    assert probe.suggestion is None
     assert decays.seen == [[1e-4]] * 8
 
 
 @pytest.mark.parametrize("own", [0.0, 1e-3])
-def test_an_own_decay_of_zero_or_one_of_the_candidates_is_no_further_one(own: float) -> None:
-    probe = decay_probe(1e-1, 1e-3)
+def test_an_own_decay_of_zero_or_one_of_the_defaults_is_no_further_one(own: float) -> None:
+    probe = decay_probe(*WeightDecayProbe.defaults)
     fit(probe, Net(own))
+    assert tuple(probe.curves) == WeightDecayProbe.defaults
+
+
+def test_candidates_that_were_asked_for_are_all_that_is_tried() -> None:
+    probe = decay_probe(1e-1, 1e-3)
+    fit(probe, Net(1e-2))
     assert list(probe.curves) == [1e-1, 1e-3]
 
 
@@ -799,11 +805,22 @@ def test_a_tie_is_not_looked_closer_at() -> None:
     assert list(probe.curves) == [1e-2, 1e-3]
 
 
+def test_the_runs_own_momentum_is_tried_beside_the_defaults() -> None:
+    class Heavy(Net):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.8)
+
+    probe = momentum_probe(*MomentumProbe.defaults)
+    fit(probe, Heavy())
+    assert list(probe.curves) == [0.9, 0.95, 0.97, 0.99, 0.8]
+    assert probe.before == 0.8
+
+
 @pytest.mark.parametrize(("kind", "own"), [(Net, 0.9), (OneCycle, 0.95)])
-def test_the_runs_own_momentum_is_tried_beside_the_candidates(kind: type[Net], own: float) -> None:
+def test_momenta_that_were_asked_for_are_all_that_is_tried(kind: type[Net], own: float) -> None:
     probe = momentum_probe(0.5, 0.6)
     fit(probe, kind())
-    assert list(probe.curves) == [0.5, 0.6, own]
+    assert list(probe.curves) == [0.5, 0.6]
     assert probe.before == own
 
 
@@ -968,13 +985,13 @@ def test_the_found_momentum_is_the_largest_of_the_cycle() -> None:
     policy = OneCyclePolicy(0.1, 8, max_momentum=0.97)
     assert scheduler.policy == policy
     assert lrs.momentum == [[policy.momentum(step)] for step in range(8)]
-    assert (list(probe.curves), probe.before) == ([0.97, 0.9, 0.95], 0.95)
+    assert (list(probe.curves), probe.before) == ([0.97, 0.9], 0.95)
 
 
-@pytest.mark.parametrize(
-    ("momentums", "kept"), [((0.9, 0.95, 0.99), 0.9), ((0.8, 0.99), 0.9)], ids=["among them", "beside them"]
-)
-def test_of_momenta_that_cannot_be_told_apart_the_runs_own_stays(momentums: tuple[float, ...], kept: float) -> None:
+@pytest.mark.parametrize(("momentums", "kept"), [((0.9, 0.95, 0.99), 0.9), ((0.8, 0.99), 0.8)], ids=["own", "smallest"])
+def test_of_momenta_that_cannot_be_told_apart_the_runs_own_stays_or_the_smallest_is_taken(
+    momentums: tuple[float, ...], kept: float
+) -> None:
     class Blind(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return 0 * super().training_step(batch, batch_idx)
