@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from pl_onecycle.checks import expect, expect_bool, expect_integer
+from pl_onecycle.schedules import optimizer_of
 
 
 class Finder(pl.Callback):
@@ -62,6 +63,10 @@ class Finder(pl.Callback):
     @abstractmethod
     def find(self, trainer: pl.Trainer) -> None:
         """Try, choose, use and report, whatever has been found before; within ``fit``."""
+
+    def check(self, trainer: pl.Trainer) -> None:
+        """Raise MisconfigurationException where `find` could not run, before any of several has cost a step."""
+        optimizer_of(trainer, self.optimizer)
 
     @property
     @abstractmethod
@@ -118,9 +123,12 @@ class Finder(pl.Callback):
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The first to be asked answers for all.
-        for finder in finders(trainer):
-            if finder._begun != trainer.current_epoch:
-                finder._begin_epoch(trainer)
+        due = [finder for finder in finders(trainer) if finder._begun != trainer.current_epoch]
+        for finder in due:
+            if finder._reason_to_skip(trainer) is None:
+                finder.check(trainer)
+        for finder in due:
+            finder._begin_epoch(trainer)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -25,7 +25,7 @@ from pl_onecycle.finder import Finder, finders
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.progress import progress_bar
 from pl_onecycle.recorder import Looks
-from pl_onecycle.schedules import one_cycle_of, optimizer_of, peak_of
+from pl_onecycle.schedules import one_cycle_of, peak_of
 from pl_onecycle.trial import run_trial
 
 if TYPE_CHECKING:
@@ -161,9 +161,14 @@ class Probe(Finder):
 
     # ------------------------------------------------------------------------------------------ steps
     @override
+    def check(self, trainer: pl.Trainer) -> None:
+        super().check(trainer)
+        self._candidates(trainer.optimizers[self.optimizer])
+
+    @override
     def find(self, trainer: pl.Trainer) -> None:
         """Run the whole line, from the trials to the report."""
-        candidates, cycle = self._candidates(optimizer_of(trainer, self.optimizer)), self._cycle(trainer)
+        candidates, cycle = self._candidates(trainer.optimizers[self.optimizer]), self._cycle(trainer)
         before = self.before = self._own(trainer)
         if tuple(candidates) == self.defaults and before > 0 and before not in candidates:
             candidates.append(before)  # not to be replaced by what it was never compared with

@@ -36,7 +36,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report": ("Lightning", {"curve", "policy", "suggestion"}),  # types only, see below
     "settings": ("Lightning", {"checks", "param_groups", "policy", "presets", "schedules"}),
     "configure": ("Lightning", {"checks", "presets", "scheduler", "settings"}),
-    "finder": ("Lightning", {"checks"}),
+    "finder": ("Lightning", {"checks", "schedules"}),
     "range_test": (
         "Lightning",
         {"apply", "checks", "curve", "finder", "policy", "progress", "report", "schedules", "suggestion", "trial"},

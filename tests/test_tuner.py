@@ -744,3 +744,19 @@ def test_a_strategy_that_fits_in_processes_of_its_own_is_refused() -> None:
         MisconfigurationException, match=r"^Nothing can be tuned with a strategy that fits in processes"
     ):
         OneCycleTuner(its).tune(Cycled(), data())
+
+
+def test_what_cannot_be_probed_is_told_before_the_range_test_costs_a_step() -> None:
+    class Resilient(Cycled):
+        steps = 0
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            type(self).steps += 1
+            return super().training_step(batch, batch_idx)
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Rprop(self.parameters())
+
+    with pytest.raises(MisconfigurationException, match="an optimizer with weight decay"):
+        tune(Resilient())
+    assert Resilient.steps == 0
