@@ -36,7 +36,7 @@ class Choice:
         margin: How much lower the best candidate ends than the next one, in units of that loss; None without a next
             one.
         noise: Which margin could be chance, or is too small to matter, in units of that loss; None without a next one.
-        within_noise: Whether several candidates, and which ``value`` is one of, cannot be told apart.
+        within_noise: Whether several candidates, of which ``value`` is one, cannot be told apart.
         reason: Half a sentence for people.
     """
 

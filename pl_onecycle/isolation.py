@@ -102,15 +102,11 @@ def isolated(
             signals.wait = True
 
 
-class _EndOfRehearsal(_TunerExitException):
-    """Ends a fit before its first step; Lightning tears down as at a fit's end, and goes on behind it."""
-
-
 class _Leave(pl.Callback):
-    """Ends a fit once the callbacks before it have begun its first epoch."""
+    """Ends a fit once the callbacks before it have begun its first epoch, and before its first step."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        raise _EndOfRehearsal
+        raise _TunerExitException  # Lightning tears down as at a fit's end, and goes on behind it
 
 
 @contextmanager

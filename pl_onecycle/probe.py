@@ -277,8 +277,7 @@ class Probe(Finder):
     @property
     @override
     def why(self) -> str:
-        answer = self._choose()
-        return answer.reason if isinstance(answer, Choice) else answer
+        return str(self._choose()) if self.suggestion is None else self.suggestion.reason
 
     def facts(self) -> dict[str, Any]:
         """Return what the report tells of the probe besides its curves."""

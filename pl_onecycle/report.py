@@ -269,12 +269,7 @@ def draw_curves(
     if ax is not None:
         _draw_train(ax, title, curves, chosen, over_lr)
         return ax.figure  # type: ignore[return-value]
-    are_validated = any(curve.val_loss for curve in curves.values())
-    figure, axes = _panels(2 if are_validated else 1)
-    _draw_train(axes[0], title, curves, chosen, over_lr)
-    if are_validated:
-        _draw_val(axes[1], curves, chosen)
-    return figure
+    return draw_tuning(None, None, title, curves, chosen, over_lr)
 
 
 def draw_tuning(
@@ -366,7 +361,6 @@ def _panels(number: int) -> tuple[Figure, list[Axes]]:
 def _draw_loss(ax: Axes, curve: LossCurve, suggestion: Suggestion | None) -> None:
     found = curve.outcome if suggestion is not None else f"{curve.outcome}, no suggestion"
     ax.set(title=f"LR range test ({found})", xlabel="learning rate", ylabel="training loss", xscale="log")
-    ax.grid(alpha=0.25)
     if len(curve.finite_loss) > 0:
         lr, smoothed = curve.finite_lr, curve.smoothed()
         ax.plot(lr, curve.finite_loss, ".", color=_RAW, markersize=4, label="loss of one step")
@@ -377,8 +371,7 @@ def _draw_loss(ax: Axes, curve: LossCurve, suggestion: Suggestion | None) -> Non
     if suggestion is not None:
         label = f"max_lr {suggestion.lr:.3g} ({suggestion.method})"
         ax.axvline(suggestion.lr, color=_CHOICE, linewidth=1.5, linestyle="--", label=label)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="best", fontsize="small")
+    _finish(ax)
 
 
 def _draw_policy(ax: Axes, policy: Policy) -> None:

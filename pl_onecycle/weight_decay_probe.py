@@ -130,8 +130,10 @@ class WeightDecayProbe(Probe):
 
     @override
     def _of_equals(self, values: Sequence[float]) -> float:
-        is_known = self.weight_decays == "around" and self.before is not None and self.before in values
-        return self.before if is_known else max(values)  # type: ignore[return-value]
+        own = self.before
+        if self.weight_decays == "around" and own is not None and own in values:
+            return own
+        return super()._of_equals(values)
 
     @override
     def _neighbours(self, value: float) -> list[float]:
