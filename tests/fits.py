@@ -37,19 +37,22 @@ def data(samples: int = 256, batch_size: int = 32, **arguments: Any) -> DataLoad
     return DataLoader(TensorDataset(features, features[:, :3].argmax(1)), batch_size, **arguments)
 
 
+# Of a Trainer on the CPU without loggers or checkpoints.
+QUIET: dict[str, Any] = {
+    "max_epochs": 2,
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "log_every_n_steps": 1,
+}
+
+
 def trainer(callbacks: Sequence[pl.Callback] = (), root: Path | None = None, **arguments: Any) -> pl.Trainer:
     """A quiet Trainer on the CPU without loggers or checkpoints, unless ``arguments`` ask for them."""
-    quiet: dict[str, Any] = {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    }
-    return pl.Trainer(callbacks=list(callbacks), default_root_dir=root, **(quiet | arguments))
+    return pl.Trainer(callbacks=list(callbacks), default_root_dir=root, **(QUIET | arguments))
 
 
 class LRs(pl.Callback):

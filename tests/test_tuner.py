@@ -33,7 +33,7 @@ from pl_onecycle import (
     WeightDecayProbe,
     configure_one_cycle,
 )
-from tests.fits import LRs, SmallNet, data, trainer
+from tests.fits import QUIET, LRs, SmallNet, data, trainer
 from tests.scenarios import plain
 
 pytestmark = [
@@ -129,26 +129,13 @@ def tune(
 def test_tuning_in_one_call_trains_nothing_and_applying_its_result_does_not_either() -> None:
     model, datamodule = Cycled(), Rows()
     before = plain(model.state_dict())
-    ours = OneCycleTrainer(**quiet())
+    ours = OneCycleTrainer(**QUIET)
     result = ours.tune(model, datamodule=datamodule, **SHORT)
     assert result.max_lr is not None
     assert result.weight_decay in (1e-1, 1e-3, 0.0)
     result.apply(model, datamodule)
     assert plain(model.state_dict()) == before
     assert ours.global_step == ours.current_epoch == 0
-
-
-def quiet(**arguments: Any) -> dict[str, Any]:
-    return {
-        "max_epochs": 2,
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "log_every_n_steps": 1,
-    } | arguments
 
 
 def found_in_a_fit(model: pl.LightningModule) -> tuple[float, float, dict[str, Any]]:
