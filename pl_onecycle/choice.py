@@ -116,10 +116,24 @@ def _is_validated(curve: LossCurve) -> bool:
     return len(curve.val_loss) >= MIN_END and all(map(math.isfinite, curve.val_loss))
 
 
+def level(curve: LossCurve, kind: str) -> float:
+    """Return the level at which a curve ends: the mean of the last fifth of its losses, at least three where there are.
+
+    Args:
+        curve: With at least one such loss.
+        kind: ``"validation loss"`` or ``"training loss"``.
+
+    Example:
+        >>> level(LossCurve([0.1] * 4, [9.0, 3.0, 2.0, 1.0]), "training loss")
+        2.0
+    """
+    return float(_end(_judged(curve, kind)).mean())
+
+
 def _compared(curves: Mapping[float, LossCurve], kind: str) -> dict[float, tuple[float, float]]:
     """From the lowest level up: how much higher it is, and how much of that could be chance or does not matter."""
     judged = {value: _judged(curve, kind) for value, curve in curves.items()}
-    levels = {value: float(_end(losses).mean()) for value, losses in judged.items()}
+    levels = {value: level(curve, kind) for value, curve in curves.items()}
     order = sorted(levels, key=lambda value: (levels[value], -value))
     best = order[0]
     return {value: (levels[value] - levels[best], _noise(judged[best], judged[value])) for value in order}

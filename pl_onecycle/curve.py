@@ -18,11 +18,13 @@ from pl_onecycle.checks import expect, expect_number, expect_one_of
 Outcome = Literal["completed", "diverged", "stopped", "dropped", "overridden"]
 Array = npt.NDArray[np.float64]
 
-# Width of the smoothing kernel (one standard deviation) in decades of lr. On the default sweep of eight
-# decades in 100 steps that averages four to five points; wider moves the minimum away from the explosion.
+# Width of the smoothing kernel (one standard deviation) in decades of lr. On a dense sweep that averages ten points, on
+# one of eight decades in 100 steps four to five; wider moves the minimum away from the explosion.
 BANDWIDTH = 0.1
 # The level of the loss before the sweep does anything: the median of this many first losses (a tenth of a short curve).
 START_POINTS = 5
+# Differences below this share of a loss may come from rounding.
+ROUNDING = 1e-7
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,12 @@ class LossCurve:
         loss: As many losses, raw: means over the micro-batches of one optimizer step. The last may be NaN or
             infinite; it then ended the sweep.
         outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite),
-            ``"stopped"`` (by the module, or because the data ran out), ``"dropped"`` (it had become clear that another
-            is better) or ``"overridden"`` (the module set its own lr).
+            ``"stopped"`` (by the module, or because the data ran out), ``"dropped"`` (it was seen to be not
+            worth going on) or ``"overridden"`` (the module set its own lr).
         initial_loss: The loss before the first update, or None where it is not known.
         val_steps: After how many optimizer steps the validation loss was measured, rising; empty where it was not.
-        val_loss: As many validation losses, each the mean over the same few batches.
+        val_loss: As many validation losses, each the mean over the same few batches; or values of another quantity that
+            was monitored, in its unit, negative where more of it is better.
 
     Raises:
         ValueError: Sequences that belong together differ in length, or a learning rate is not positive and finite.
@@ -89,6 +92,19 @@ class LossCurve:
         """The learning rates of `finite_loss`, shape (n,)."""
         return np.asarray(self.lr, dtype=np.float64)[: len(self.finite_loss)]
 
+    def monitored(self) -> "LossCurve":
+        """Return the curve of the monitored values, each at the lr of the step before it, instead of the training loss.
+
+        Those after the last point, and the loss before the first update, are left out.
+
+        Example:
+            >>> curve = LossCurve([0.1, 0.2, 0.3], [3.0, 2.0, 1.0], val_steps=[1, 3], val_loss=[0.5, 0.75])
+            >>> curve.monitored().lr, curve.monitored().loss
+            ((0.1, 0.3), (0.5, 0.75))
+        """
+        values = {k: value for k, value in zip(self.val_steps, self.val_loss, strict=True) if k <= len(self)}
+        return LossCurve([self.lr[k - 1] for k in values], list(values.values()), self.outcome)
+
     @property
     def start_points(self) -> int:
         """How many of the first losses tell the level before the sweep has an effect."""
@@ -109,13 +125,23 @@ class LossCurve:
         """
         return noise_of(self.finite_loss)
 
+    def capped(self) -> Array:
+        """Return `finite_loss`, shape (n,), lowered to at most start + max(fall, 4 noise).
+
+        The fall is that from `start` to the lowest median of three losses in a row.
+        """
+        if len(self.finite_loss) == 0:
+            return self.finite_loss
+        fall = max(self.start - float(median_of_three(self.finite_loss).min()), 0.0)
+        return np.minimum(self.finite_loss, self.start + max(fall, 4 * self.noise))
+
     def smoothed(self, bandwidth: float = BANDWIDTH) -> Array:
         """Return the smoothed loss at `finite_lr`, shape (n,).
 
         At every point a straight line is fitted to the losses over log10 lr, weighted by a Gaussian of
         ``bandwidth`` decades around the point. The kernel looks both ways, so unlike a running average the
         result does not lag behind, and a line has no bias at the ends of the curve. Losses far above the
-        start level are lowered to start + fall first: how high an explosion goes must not move the minimum.
+        start level are lowered first, see `capped`: how high an explosion goes must not move the minimum.
 
         Args:
             bandwidth: Standard deviation of the kernel in decades of lr, > 0.
@@ -125,11 +151,9 @@ class LossCurve:
             [3.0, 2.0, 1.0]
         """
         expect_number("bandwidth", bandwidth, above=0)
-        loss = self.finite_loss
+        loss = self.capped()
         if len(loss) == 0:
             return loss
-        fall = max(self.start - float(_median_of_three(loss).min()), 0.0)
-        loss = np.minimum(loss, self.start + max(fall, 4 * self.noise))
         return _local_line(np.log10(self.finite_lr), loss, bandwidth)
 
     def to_dict(self) -> dict[str, Any]:
@@ -169,7 +193,7 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
     bad = np.flatnonzero(~np.isfinite(loss))
     end = int(bad[0]) if len(bad) else len(loss)
     if threshold is not None and end > START_POINTS:
-        middle = _median_of_three(loss[:end])
+        middle = median_of_three(loss[:end])
         start = float(np.median(loss[:START_POINTS]))
         best = np.minimum.accumulate(middle)
         for k in range(max(since, START_POINTS), end):
@@ -180,8 +204,8 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
     return end if len(bad) else None
 
 
-def _median_of_three(loss: Array) -> Array:
-    """Median of each loss and the two before it; one outlier does not pass."""
+def median_of_three(loss: Array) -> Array:
+    """Return the median of each loss and the two before it, shape (n,); one outlier does not pass."""
     before = np.concatenate([loss[:1], loss[:1], loss])
     middle: Array = np.median(np.stack([before[:-2], before[1:-1], before[2:]]), axis=0)
     return middle

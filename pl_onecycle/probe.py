@@ -7,7 +7,6 @@ choice -> apply -> report. Which value it is, is theirs to say.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,7 +24,7 @@ from pl_onecycle.finder import Finder, finders
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.progress import progress_bar
 from pl_onecycle.recorder import Looks
-from pl_onecycle.schedules import one_cycle_of, peak_of
+from pl_onecycle.schedules import peak_of, short_cycle
 from pl_onecycle.trial import run_trial
 
 if TYPE_CHECKING:
@@ -201,12 +200,9 @@ class Probe(Finder):
                 f"{type(self).__name__} needs a learning rate above {self.min_lr:g} to train with, and the optimizer's"
                 f" is {peak:g}: run LRRangeTest in the same fit, or pass `max_lr`."
             )
-        own = one_cycle_of(trainer, self.optimizer)
-        whole = OneCyclePolicy(peak, self.num_steps) if own is None else own.policy
+        whole = short_cycle(trainer, self.optimizer, peak, self.num_steps)
         if self.mode == "cycle":
-            # One step of the fall stands for several of the run's.
-            decay = None if whole.decay is None else max(whole.decay ** (whole.total_steps / self.num_steps), 1e-300)
-            return replace(whole, max_lr=peak, total_steps=self.num_steps, decay=decay)
+            return whole
         return OneCyclePolicy(
             peak,
             self.num_steps,

@@ -2,36 +2,45 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
 from pl_onecycle import report
 from pl_onecycle.apply import LR_NAMES, set_attributes
-from pl_onecycle.checks import expect_number, expect_one_of
+from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
 from pl_onecycle.curve import LossCurve
 from pl_onecycle.finder import Finder
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
-from pl_onecycle.progress import progress_bar
-from pl_onecycle.schedules import one_cycle_of, peak_of, use_max_lr
+from pl_onecycle.progress import Advance, progress_bar
+from pl_onecycle.recorder import Looks
+from pl_onecycle.schedules import one_cycle_of, peak_of, short_cycle, use_max_lr
 from pl_onecycle.suggestion import METHODS, Method, Suggestion, refusal, suggest
+from pl_onecycle.sweeps import BUDGET, MIN_LOSSES, coarse_sweep, dense_sweep, has_risen
 from pl_onecycle.trial import run_trial
+from pl_onecycle.verification import CYCLES, candidates, verified
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _NAME = "lr_range_test"
+TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
+# Steps of a sweep with stairs or over a linear range.
+FIXED = 100
 
 
 class LRRangeTest(Finder):
     """Find the learning rate at the start of a fit, and again where asked, and train with it.
 
-    Sweeps the learning rate from ``min_lr`` to ``max_lr`` over a few isolated training steps, reads a ``max_lr`` off
-    the loss curve and makes it the peak of whatever schedule the optimizer has. Where the curve supports no
-    suggestion, the reason is told and training goes on with the user's own lr.
+    Sweeps the learning rate over a few isolated training steps, reads a ``max_lr`` off the loss curve and makes it the
+    peak of whatever schedule the optimizer has. By default that takes at most 150 optimizer steps: a coarse sweep finds
+    the part that matters, and a dense one over it gives the curve that is read. ``verify`` adds short cycles at several
+    lrs around the suggestion. Where the curve supports no suggestion, the reason is told and training goes on with the
+    user's own lr.
 
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, when the module's ``on_train_start``
     has run, and at that of each epoch in ``milestones``, from the state then. Skipped with ``fast_dev_run``; a resumed
@@ -51,14 +60,29 @@ class LRRangeTest(Finder):
     loader take from one queue is lost.
 
     Args:
-        min_lr: Learning rate of the first step, > 0.
-        max_lr: Learning rate of the last step, > ``min_lr``. The defaults span what SGD and Adam need.
-        num_steps: Optimizer steps of the sweep, >= 2. A loader that is shorter starts over.
-        mode: ``"exponential"``, ``"linear"`` or ``"staircase"``, see `RangeTestPolicy`.
+        min_lr: Where the sweep begins, > 0.
+        max_lr: Where it ends, > ``min_lr``. Without ``num_steps`` the range says where to look first; the sweep leaves
+            it on either side where the loss asks for it.
+        num_steps: None for as many steps as the curve needs, at most 150; else one sweep over exactly the range in so
+            many optimizer steps, >= 2. A loader that is shorter starts over.
+        mode: ``"exponential"``, ``"linear"`` or ``"staircase"``, see `RangeTestPolicy`; the last two take 100 steps
+            where ``num_steps`` is None.
         num_stairs: Number of stairs in ``"staircase"`` mode.
         method: How the suggestion is read off the curve, see `suggest`.
         early_stop_threshold: > 0: the sweep has diverged once the loss rises by this many times its fall so far, see
             `first_explosion`; None never stops early but at a loss that is not finite. 4 is Lightning's default.
+            The coarse sweep has its own rule, see `has_risen`.
+        monitor: What the curve is of: ``"train_loss"``, the loss of each step; ``"val_loss"``, the mean over the same
+            few validation batches; or the name of a metric that the module logs in its training or validation steps.
+            The coarse sweep always goes by the training loss.
+        monitor_mode: ``"min"``, or ``"max"`` for a metric of which more is better; the curve is then of its negative.
+        val_batches: How many batches of each validation loader, where ``monitor`` or ``verify`` validate.
+        val_every: Optimizer steps between two looks at what is monitored in the sweep that is read; each validation
+            takes ``val_batches`` batches.
+        verify: Verify the suggestion by short cycles from the same state on the same batches, at so many lrs a quarter
+            of a decade apart, odd, >= 3; True for 5. They are judged by validation loss where there are validation data
+            and else by training loss, and their answer replaces the suggestion, see `verified`.
+        verify_steps: Optimizer steps of each of these cycles, >= 10.
         optimizer: Index of the optimizer whose lr is found, in the order of ``configure_optimizers``; the others keep
             theirs.
         milestones: Epochs >= 1 at whose start to test again.
@@ -66,8 +90,11 @@ class LRRangeTest(Finder):
         report: False writes no files and no logger curves.
 
     Attributes:
-        curve: After it ran, the `LossCurve` of the last test.
+        curve: After it ran, the `LossCurve` that the suggestion was read off.
         suggestion: After it ran, its `Suggestion`, or None where there is none.
+        coarse: The curves of the coarse sweeps before it.
+        cycles: The curves of the short cycles that have verified it, by their lr.
+        steps: How many optimizer steps the test took in all.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -89,21 +116,39 @@ class LRRangeTest(Finder):
         self,
         min_lr: float = 1e-7,
         max_lr: float = 10.0,
-        num_steps: int = 100,
+        num_steps: int | None = None,
         *,
         mode: SweepMode = "exponential",
         num_stairs: int = 10,
-        method: Method = "smith",
+        method: Method = "trough",
         early_stop_threshold: float | None = 4.0,
+        monitor: str = "train_loss",
+        monitor_mode: Literal["min", "max"] = "min",
+        val_batches: int = 8,
+        val_every: int = 1,
+        verify: bool | int = False,
+        verify_steps: int = 50,
         optimizer: int = 0,
         milestones: Sequence[int] = (),
         apply: bool = True,
         report: bool = True,
     ) -> None:
-        RangeTestPolicy(min_lr, max_lr, num_steps, mode, num_stairs)  # checks its arguments
+        RangeTestPolicy(min_lr, max_lr, FIXED if num_steps is None else num_steps, mode, num_stairs)  # checks them
         expect_one_of("method", method, METHODS)
         if early_stop_threshold is not None:
             expect_number("early_stop_threshold", early_stop_threshold, above=0)
+        expect(isinstance(monitor, str) and monitor != "", "monitor", "the name of a metric", monitor, TypeError)
+        expect_one_of("monitor_mode", monitor_mode, ("min", "max"))
+        is_loss = monitor in (TRAIN_LOSS, VAL_LOSS)
+        expect(monitor_mode == "min" or not is_loss, "monitor_mode", "'min' where `monitor` is a loss", monitor_mode)
+        expect_integer("val_batches", val_batches, minimum=1)
+        expect_integer("val_every", val_every, minimum=1)
+        if num_steps is not None:
+            expect(val_every <= num_steps, "val_every", f"at most `num_steps` ({num_steps})", val_every)
+        if not isinstance(verify, bool):
+            expect_integer("verify", verify, minimum=3)
+            expect(verify % 2 == 1, "verify", "True, False or an odd number", verify)
+        expect_integer("verify_steps", verify_steps, minimum=10)
         super().__init__(optimizer, milestones, apply, report)
         self.min_lr = min_lr
         self.max_lr = max_lr
@@ -112,8 +157,17 @@ class LRRangeTest(Finder):
         self.num_stairs = num_stairs
         self.method = method
         self.early_stop_threshold = early_stop_threshold
+        self.monitor = monitor
+        self.monitor_mode = monitor_mode
+        self.val_batches = val_batches
+        self.val_every = val_every
+        self.verify = verify
+        self.verify_steps = verify_steps
         self.curve: LossCurve | None = None
         self.suggestion: Suggestion | None = None
+        self.coarse: list[LossCurve] = []
+        self.cycles: dict[float, LossCurve] = {}
+        self.steps = 0
 
     # ------------------------------------------------------------------------------------------ state
     @override
@@ -121,6 +175,9 @@ class LRRangeTest(Finder):
         return {
             "curve": None if self.curve is None else self.curve.to_dict(),
             "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
+            "coarse": [curve.to_dict() for curve in self.coarse],
+            "cycles": [[lr, curve.to_dict()] for lr, curve in self.cycles.items()],
+            "steps": self.steps,
             "epoch": self._epoch,
         }
 
@@ -129,27 +186,44 @@ class LRRangeTest(Finder):
         curve, suggestion = state_dict.get("curve"), state_dict.get("suggestion")
         self.curve = None if curve is None else LossCurve(**curve)
         self.suggestion = None if suggestion is None else Suggestion(**suggestion)
+        self.coarse = [LossCurve(**curve) for curve in state_dict.get("coarse", ())]
+        self.cycles = {lr: LossCurve(**curve) for lr, curve in state_dict.get("cycles", ())}
+        self.steps = state_dict.get("steps", 0)
         self._restore_epoch(state_dict.get("epoch"))
 
     @override
     def _forget(self) -> None:
         self.curve = None
+        self.coarse, self.cycles, self.steps = [], {}, 0
 
     # ------------------------------------------------------------------------------------------ steps
     @override
-    def find(self, trainer: pl.Trainer) -> None:
-        """Run the whole line, from the sweep to the report."""
-        policy = RangeTestPolicy(self.min_lr, self.max_lr, self.num_steps, self.mode, self.num_stairs)
-        with progress_bar(trainer, policy.total_steps, self.title) as advance:
-            self.curve = run_trial(
-                trainer,
-                policy,
-                optimizer=self.optimizer,
-                early_stop_threshold=self.early_stop_threshold,
-                on_step=advance,
+    def check(self, trainer: pl.Trainer) -> None:
+        super().check(trainer)
+        if self.monitor == VAL_LOSS and not trainer.enable_validation:
+            raise MisconfigurationException(
+                f"`{type(self).__name__}(monitor='{VAL_LOSS}')` needs validation data and a `validation_step`."
             )
-        self.suggestion = suggest(self.curve, self.method)
-        swept = f"{self.title} ({len(self.curve)} of {self.num_steps} steps, {self.curve.outcome})"
+
+    @override
+    def find(self, trainer: pl.Trainer) -> None:
+        """Run the whole line, from the sweeps to the report."""
+        self._forget()
+        budget, count = self._budget, CYCLES if self.verify is True else int(self.verify)
+        most = budget + count * self.verify_steps
+        if count:
+            told = f"{budget} + {count} x {self.verify_steps} = {most}"
+            rank_zero_info(f"{self.title}: at most {told} optimizer steps.")
+        with progress_bar(trainer, most, self.title) as advance:
+            curve, is_to_be_read = self._sweep(trainer, advance)
+            # A fixed sweep takes one step more than it is asked for, to see the effect of the last one.
+            run = self.steps if self._is_adaptive else min(self.steps, budget)
+            swept = f"{self.title} ({run} of {budget} steps, {curve.outcome})"
+            self.curve, self.suggestion = curve, suggest(curve, self.method) if is_to_be_read else None
+            if self.suggestion is not None and count:
+                self._try_cycles(trainer, candidates(self.suggestion.lr, count), advance)
+                answer = self._verified(self.suggestion)
+                self.suggestion = None if isinstance(answer, str) else answer
         before = self.before = peak_of(trainer, self.optimizer)
         changed: list[str] = []
         if self.suggestion is None:
@@ -164,12 +238,96 @@ class LRRangeTest(Finder):
         rank_zero_info(f"{swept}: {found}{where}.")
 
     @property
+    def _is_adaptive(self) -> bool:
+        return self.num_steps is None and self.mode == "exponential"
+
+    @property
+    def _budget(self) -> int:
+        """Optimizer steps of the sweeps at most."""
+        return BUDGET if self._is_adaptive else self.num_steps or FIXED
+
+    def _sweep(self, trainer: pl.Trainer, advance: Advance) -> tuple[LossCurve, bool]:
+        """Run the sweeps; return the last curve and whether it is one to read."""
+        if not self._is_adaptive:
+            policy = RangeTestPolicy(self.min_lr, self.max_lr, self._budget, self.mode, self.num_stairs)
+            return self._measure(trainer, policy, advance), True
+        while (coarse := coarse_sweep(self.coarse, self.min_lr, self.max_lr)) is not None:
+            # A look makes the host wait for an accelerator; here that is at most 72 times in a fit.
+            looks = Looks(range(MIN_LOSSES, coarse.num_steps), is_hopeless=has_risen)
+            self.coarse.append(self._try(trainer, coarse, advance, None, looks))
+        dense = dense_sweep(self.coarse)
+        return (self.coarse[-1], False) if dense is None else (self._measure(trainer, dense, advance), True)
+
+    def _measure(self, trainer: pl.Trainer, policy: Policy, advance: Advance) -> LossCurve:
+        """Run a sweep that is read, and return the curve of what is monitored."""
+        at = range(self.val_every, policy.total_steps + 1, self.val_every)
+        looks = None if self.monitor == TRAIN_LOSS else self._looks(at, self.monitor)
+        curve = self._try(trainer, policy, advance, self.early_stop_threshold, looks)
+        if self.monitor == VAL_LOSS and not curve.val_loss and len(curve) > self.val_every:
+            raise MisconfigurationException(
+                f"Validation told no loss: log `{VAL_LOSS}` in `validation_step`, or return the loss from it."
+            )
+        return curve if looks is None else curve.monitored()
+
+    def _looks(self, steps: Sequence[int], monitor: str) -> Looks:
+        sign = -1.0 if self.monitor_mode == "max" else 1.0
+        return Looks(steps, self.val_batches, monitor, must_be_logged=monitor != VAL_LOSS, sign=sign)
+
+    def _try_cycles(self, trainer: pl.Trainer, lrs: Sequence[float], advance: Advance) -> None:
+        """Run a short cycle at each lr."""
+        for lr in lrs:
+            # A trial takes one step more than its policy, to see the effect of the last one.
+            policy = short_cycle(trainer, self.optimizer, lr, self.verify_steps - 1)
+            looks = self._looks([policy.total_steps], self._judged_by)
+            self.cycles[lr] = self._try(trainer, policy, advance, self.early_stop_threshold, looks)
+
+    @property
+    def _judged_by(self) -> str:
+        """What short cycles are judged by, where there is such a thing."""
+        return VAL_LOSS if self.monitor == TRAIN_LOSS else self.monitor
+
+    def _verified(self, found: Suggestion) -> Suggestion | str:
+        return verified(found, self.cycles, self._judged_by)
+
+    def _try(
+        self, trainer: pl.Trainer, policy: Policy, advance: Advance, threshold: float | None, looks: Looks | None
+    ) -> LossCurve:
+        before = self.steps
+
+        def on_step(step: int, loss: float) -> None:
+            self.steps = before + step
+            advance(self.steps, loss)
+
+        return run_trial(
+            trainer,
+            policy,
+            optimizer=self.optimizer,
+            early_stop_threshold=threshold,
+            on_step=on_step,
+            looks=looks,
+        )
+
+    @property
     @override
     def why(self) -> str:
         assert self.curve is not None
         if self.suggestion is None:
-            return str(refusal(self.curve, self.method))
-        return f"{self.suggestion.method}: {self.suggestion.reason}"
+            return self._why_not()
+        why = f"{self.suggestion.method}: {self.suggestion.reason}"
+        if self.suggestion.is_unsure:
+            why += f"; unsure, as it could be {self.suggestion.low:.2g} to {self.suggestion.high:.2g} as well"
+        return why
+
+    def _why_not(self) -> str:
+        assert self.curve is not None
+        found = suggest(self.curve, self.method) if self.cycles else None
+        if found is not None:
+            return str(self._verified(found))
+        reason = refusal(self.curve, self.method)
+        if reason is not None:
+            return reason
+        lowest, highest = self.coarse[0].lr[0], self.coarse[-1].lr[-1]  # none of them has shown where to look closer
+        return f"the loss neither falls nor rises clearly between lr {lowest:.3g} and {highest:.3g}"
 
     @override
     def _named(self) -> str:
@@ -191,7 +349,10 @@ class LRRangeTest(Finder):
         return {
             "suggestion": None if self.suggestion is None else asdict(self.suggestion),
             "refusal": None if self.suggestion is not None else self.why,
-            "settings": {name: value for name, value in vars(self).items() if name in _SETTINGS},
+            "settings": {name: getattr(self, name) for name in _SETTINGS},
+            "steps": self.steps,
+            "coarse": [curve.to_dict() for curve in self.coarse],
+            "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
         }
 
     def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
@@ -211,12 +372,13 @@ class LRRangeTest(Finder):
         )
 
     # ------------------------------------------------------------------------------------------- view
-    def plot(self, ax: "Axes | None" = None, *, planned: Policy | None = None) -> "Figure":
+    def plot(self, ax: "Axes | None" = None, *, planned: Policy | None = None, all_methods: bool = False) -> "Figure":
         """Draw raw and smoothed loss over log lr, with the suggestion.
 
         Args:
             ax: Draw here instead of into a new figure.
             planned: A schedule to draw beside it, e.g. ``scheduler.policy``.
+            all_methods: True marks what each method of `suggest` reads off the curve.
 
         Raises:
             RuntimeError: The test has not run.
@@ -224,10 +386,18 @@ class LRRangeTest(Finder):
         """
         if self.curve is None:
             raise RuntimeError("There is nothing to plot: this LRRangeTest has not run yet.")
-        return report.draw_range_test(self.curve, self.suggestion, planned, ax)
+        others = [it for method in METHODS if all_methods and (it := suggest(self.curve, method)) is not None]
+        return report.draw_range_test(self.curve, self.suggestion, planned, ax, others=others, label=self.label)
+
+    @property
+    def label(self) -> str:
+        """What the curve is of, for people."""
+        name = "training loss" if self.monitor == TRAIN_LOSS else self.monitor
+        return f"-{name}" if self.monitor_mode == "max" else name
 
 
 _SETTINGS = (
     *("min_lr", "max_lr", "num_steps", "mode", "num_stairs", "method", "early_stop_threshold"),
+    *("monitor", "monitor_mode", "val_batches", "val_every", "verify", "verify_steps"),
     *("optimizer", "milestones", "apply"),
 )

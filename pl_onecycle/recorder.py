@@ -33,12 +33,17 @@ class Looks:
         monitor: Name of the logged metric that is the validation loss; where there is none, what ``validation_step``
             returns is taken.
         is_hopeless: Takes the curve so far and says whether to end the sweep as ``"dropped"``.
+        must_be_logged: Whether only the logged value counts, of a training or a validation step; nothing takes its
+            place then.
+        sign: What a value is multiplied by: -1 for a quantity of which more is better.
     """
 
     steps: Sequence[int]
     val_batches: int = 0
     monitor: str = "val_loss"
     is_hopeless: Callable[[LossCurve], bool] | None = None
+    must_be_logged: bool = False
+    sign: float = 1.0
 
 
 # How many steps pass between two looks at the losses. A look at a loss on an accelerator makes the host wait for
@@ -72,6 +77,8 @@ class Recorder(pl.Callback):
         self._val_batches: list[Tensor] = []  # losses of the validation that is running
         self._val_steps: list[int] = []
         self._val_losses: list[float] = []
+        self._logged_in: str | None = None  # the kind of step in which the module logs the metric
+        self._begun_at = 0  # the step at whose weights this batch's forward pass is
         self._peaks = peak_lrs(optimizer)
         self._cycled = [has_momentum(group) for group in optimizer.param_groups]
         self._overridden = False  # whether something else set the lr of a step
@@ -126,6 +133,7 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self.agree(True)
+        self._begun_at = self.step
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -162,6 +170,9 @@ class Recorder(pl.Callback):
             loss = loss.detach().float().mean()
             self._pending[-self._without :] = [(step, loss) for step, _ in self._pending[-self._without :]]
         self._without = 0
+        is_new = self._begun_at not in (0, *self._val_steps[-1:])  # at weights that have not been seen
+        if self._looks is not None and self._looks.must_be_logged and self._begun_at in self._looks.steps and is_new:
+            self._see("training", self._begun_at)
         if self._tried and self.step <= self._policy.total_steps:  # left out by the gradient scaler; tried again
             self._pending.append((self.step, self._tried[-1]))
             self._tried = []
@@ -201,7 +212,8 @@ class Recorder(pl.Callback):
     # ----------------------------------------------------------------------------- what is seen of validation
     def is_validation_due(self) -> bool:
         """Whether to validate after this batch."""
-        return self._due and not self.done
+        # Also at the end, which several steps in one batch may jump over.
+        return self._due and self._exploded is None and not self._overridden
 
     @override
     def on_validation_batch_end(
@@ -219,22 +231,30 @@ class Recorder(pl.Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self._looks is not None
-        name = self._looks.monitor
-        metrics = trainer.callback_metrics
-        logged = [metrics[key] for key in metrics if key.partition("/dataloader_idx_")[0] == name]  # of several loaders
-        losses = [value.detach().float().mean() for value in logged] or self._val_batches
-        self._val_batches = []
-        # Together with whether there is one: a module may log its loss in one process only.
-        device = trainer.strategy.root_device
-        mean = torch.stack([loss.to(device) for loss in losses]).mean() if losses else torch.zeros((), device=device)
-        told = torch.stack([mean, torch.full_like(mean, bool(losses))])
-        loss, share = trainer.strategy.reduce(told, reduce_op="mean").tolist()
-        if share > 0:
-            self._val_steps.append(self.step)
-            self._val_losses.append(loss / share)
+        self._see("validation", self.step)
         self._judge()
         trainer.should_stop = trainer.should_stop or self.done
+
+    def _see(self, kind: str, step: int) -> None:
+        """Take what is monitored, the mean over processes, as that of the weights after ``step`` steps."""
+        assert self._looks is not None
+        self.agree(True)
+        name = self._looks.monitor
+        metrics = self._trainer.callback_metrics
+        named = [key for key in metrics if key.partition("/dataloader_idx_")[0] == name]  # of several loaders
+        is_here = self._logged_in in (None, kind)  # what is logged once stays there
+        values = [metrics[key].detach().float().mean() for key in named] if is_here else []
+        self._logged_in = kind if values else self._logged_in
+        values = values or ([] if self._looks.must_be_logged else self._val_batches)
+        self._val_batches = []
+        # Together with whether there is one: a module may log its loss in one process only.
+        device = self._trainer.strategy.root_device
+        mean = torch.stack([value.to(device) for value in values]).mean() if values else torch.zeros((), device=device)
+        told = torch.stack([mean, torch.full_like(mean, bool(values))])
+        value, share = self._trainer.strategy.reduce(told, reduce_op="mean").tolist()
+        if share > 0:
+            self._val_steps.append(step)
+            self._val_losses.append(self._looks.sign * value / share)
 
     # ---------------------------------------------------------------------------------- what ends the sweep
     def _judge(self) -> None:
@@ -280,7 +300,14 @@ class Recorder(pl.Callback):
                 f"The test saw no loss: `{type(module).__name__}.training_step` must pass it to `self.manual_backward`"
                 " or return it."
             )
-        outcome: Outcome = "completed" if self.step > self._policy.total_steps else "stopped"
+        looks, is_through = self._looks, self.step > self._policy.total_steps
+        was_looked_at = looks is not None and len(looks.steps) > 0 and self.step > looks.steps[0] + 1
+        if looks is not None and looks.must_be_logged and was_looked_at and not self._val_losses:
+            raise MisconfigurationException(
+                f"The test saw no `{looks.monitor}`: `{type(module).__name__}` must log it in each training step, with"
+                " `on_step=True`, or in its validation steps."
+            )
+        outcome: Outcome = "completed" if is_through else "stopped"
         losses: dict[int, float] = {}
         for step, loss in zip(self._steps, self._losses, strict=True):
             losses.setdefault(step, loss)  # a step that was left out is tried again, at the same weights

@@ -228,7 +228,13 @@ def log_curves(loggers: Sequence[Logger], name: str, curves: Mapping[str, LossCu
 
 # --------------------------------------------------------------------------------------------- figures
 def draw_range_test(
-    curve: LossCurve, suggestion: Suggestion | None, planned: Policy | None = None, ax: Axes | None = None
+    curve: LossCurve,
+    suggestion: Suggestion | None,
+    planned: Policy | None = None,
+    ax: Axes | None = None,
+    *,
+    others: Sequence[Suggestion] = (),
+    label: str = "training loss",
 ) -> Figure:
     """Draw raw and smoothed loss over log lr with the suggestion, beside it the planned cycle.
 
@@ -237,15 +243,17 @@ def draw_range_test(
         suggestion: Marked where there is one.
         planned: The schedule that training follows; without it there is one panel.
         ax: Draw the loss panel here, and nothing else, instead of into a new figure.
+        others: Suggestions of other methods, to be marked thinner.
+        label: What the curve is of.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
     if ax is not None:
-        _draw_loss(ax, curve, suggestion)
+        _draw_loss(ax, curve, suggestion, others, label)
         return ax.figure  # type: ignore[return-value]
     figure, axes = _panels(1 if planned is None else 2)
-    _draw_loss(axes[0], curve, suggestion)
+    _draw_loss(axes[0], curve, suggestion, others, label)
     if planned is not None:
         _draw_policy(axes[1], planned)
     return figure
@@ -279,6 +287,7 @@ def draw_tuning(
     curves: Mapping[str, LossCurve],
     chosen: str | None,
     over_lr: bool,
+    label: str = "training loss",
 ) -> Figure:
     """Draw a range test and the curves of a probe, as far as there are any, side by side.
 
@@ -289,13 +298,14 @@ def draw_tuning(
         curves: Of the probe; empty without one.
         chosen: The series that is drawn thicker.
         over_lr: Draw the training loss over the lr.
+        label: What the range test's curve is of.
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
     """
     draw: list[Callable[[Axes], None]] = []
     if sweep is not None:
-        draw.append(lambda ax: _draw_loss(ax, sweep, suggestion))
+        draw.append(lambda ax: _draw_loss(ax, sweep, suggestion, label=label))
     if curves:
         draw.append(lambda ax: _draw_train(ax, title, curves, chosen, over_lr))
     if any(curve.val_loss for curve in curves.values()):
@@ -358,19 +368,30 @@ def _panels(number: int) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, number, squeeze=False)[0])
 
 
-def _draw_loss(ax: Axes, curve: LossCurve, suggestion: Suggestion | None) -> None:
+def _draw_loss(
+    ax: Axes,
+    curve: LossCurve,
+    suggestion: Suggestion | None,
+    others: Sequence[Suggestion] = (),
+    label: str = "training loss",
+) -> None:
     found = curve.outcome if suggestion is not None else f"{curve.outcome}, no suggestion"
-    ax.set(title=f"LR range test ({found})", xlabel="learning rate", ylabel="training loss", xscale="log")
+    ax.set(title=f"LR range test ({found})", xlabel="learning rate", ylabel=label, xscale="log")
     if len(curve.finite_loss) > 0:
         lr, smoothed = curve.finite_lr, curve.smoothed()
-        ax.plot(lr, curve.finite_loss, ".", color=_RAW, markersize=4, label="loss of one step")
+        ax.plot(lr, curve.finite_loss, ".", color=_RAW, markersize=4, label="measured")
         ax.plot(lr, smoothed, color=_SMOOTH, linewidth=2, label="smoothed")
         bottom, top = float(smoothed.min()), float(smoothed.max())
         room = 0.1 * (top - bottom) or 0.1  # an explosion must not squash the rest
         ax.set_ylim(bottom - room, top + room)
     if suggestion is not None:
-        label = f"max_lr {suggestion.lr:.3g} ({suggestion.method})"
-        ax.axvline(suggestion.lr, color=_CHOICE, linewidth=1.5, linestyle="--", label=label)
+        name = f"max_lr {suggestion.lr:.3g} ({suggestion.method})"
+        ax.axvline(suggestion.lr, color=_CHOICE, linewidth=1.5, linestyle="--", label=name)
+        if suggestion.low is not None and suggestion.high is not None:
+            ax.axvspan(suggestion.low, suggestion.high, color=_CHOICE, alpha=0.12, linewidth=0)
+    for k, other in enumerate(others):
+        name = f"{other.lr:.3g} ({other.method})"
+        ax.axvline(other.lr, color=f"C{k}", linewidth=1, linestyle=":", label=name)
     _finish(ax)
 
 

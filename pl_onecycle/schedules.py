@@ -1,6 +1,7 @@
 """The schedules that a Trainer's run has for one of its optimizers, and how found values reach them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 
 from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, schedule_peak
 from pl_onecycle.param_groups import check_lrs
+from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
 
 
@@ -44,6 +46,17 @@ def one_cycle_of(trainer: pl.Trainer, index: int) -> OneCycleScheduler | None:
     """Return the `OneCycleScheduler` of an optimizer, if it has one."""
     schedulers, _ = schedulers_of(trainer, index)
     return next((it for it in schedulers if isinstance(it, OneCycleScheduler)), None)
+
+
+def short_cycle(trainer: pl.Trainer, index: int, max_lr: float, num_steps: int) -> OneCyclePolicy:
+    """Return the cycle that an optimizer has in the run, or the default one, with another peak and in few steps."""
+    own = one_cycle_of(trainer, index)
+    if own is None:
+        return OneCyclePolicy(max_lr, num_steps)
+    whole = own.policy
+    # One step of the fall stands for several of the run's; it is asked to be above 0.
+    decay = None if whole.decay is None else max(whole.decay ** (whole.total_steps / num_steps), 1e-300)
+    return replace(whole, max_lr=max_lr, total_steps=num_steps, decay=decay)
 
 
 def peak_of(trainer: pl.Trainer, index: int) -> float:

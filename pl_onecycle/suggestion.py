@@ -1,26 +1,35 @@
 """From a loss curve to a learning rate, or to a reason why not.
 
-Pure maths on numpy. Every method reads the smoothed view of the curve, is unmoved by the scale and the
-shift of the loss, and refuses where the curve does not support an answer.
+Pure maths on numpy. No answer depends on the scale of the loss or on a constant added to it, and a curve that does not
+support one is refused.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from pl_onecycle.checks import expect, expect_one_of
-from pl_onecycle.curve import Array, LossCurve
+from pl_onecycle.curve import ROUNDING, Array, LossCurve
 
-Method = Literal["smith", "steepest", "valley", "slide", "minimum"]
+Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
 
 # Fewer points than this carry no shape.
 MIN_POINTS = 5
-# A fall counts when, seen through a wide kernel (decades), it exceeds this many standard deviations of the raw
-# losses. Of flat curves with noise, 100 points over eight decades, about one in fifty falls as far by chance.
+# A fall counts when, seen through a wide kernel (decades), it exceeds so many standard deviations of what it would be
+# by chance. Of flat curves with noise, about one in twenty falls as far.
 WIDE = 0.3
-MIN_FALL = 2.0
+MIN_FALL = 5.0
+# The trough of a curve: where this share of the fall has happened, and no wider than so many decades, as a loss that
+# has nothing left to lose stays down whatever the lr. Anything from 0.75 to 0.9 and from 1 to 1.5 does about as well.
+SHARE, WIDEST = 0.85, 1.25
+# It is read off a curve that is smoothed over so many decades, twenty points of a dense sweep; half as many do as well,
+# but leave more of the noise in.
+TROUGH_WIDTH = 0.2
+# How often the noise is drawn anew for the interval, and from how many decades on it is told as wide.
+DRAWS, UNSURE = 40, 0.5
 
 
 @dataclass(frozen=True)
@@ -32,23 +41,41 @@ class Suggestion:
             their ratio to it.
         method: The method that found it.
         reason: Half a sentence for people, with the landmark of the curve that decided.
+        low: Lower end of the interval of lrs that the evidence cannot tell apart from ``lr``, > 0. For a curve: were
+            its noise drawn anew, nine of ten answers would lie in it; that tells of chance in this curve, not of how
+            far the method is off on average. For short cycles, see `verified`. None where it is not known.
+        high: Upper end of that interval.
     """
 
     lr: float
     method: str
     reason: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def decades(self) -> float:
+        """Width of the interval in decades of lr, NaN where it is not known."""
+        return math.nan if self.low is None or self.high is None else math.log10(self.high / self.low)
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether the interval is wider than half a decade."""
+        return self.decades > UNSURE + 1e-9  # two spacings of short cycles are not yet wide
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, as saved in checkpoints."""
         return asdict(self)
 
 
-def suggest(curve: LossCurve, method: Method = "smith") -> Suggestion | None:
+def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
     """Suggest the ``max_lr`` of a one-cycle run from the curve of an LR range test.
 
     ===========  ==========================================================================================
     method       with L the smoothed loss, in the order of the sweep
     ===========  ==========================================================================================
+    trough       middle, in log lr, of where at least 85 % of the fall of L has happened: from the first such
+                 lr to the last one around the minimum, but at most 1.25 decades above the first
     smith        lr at the minimum of L, divided by 10
     steepest     lr[i] with the smallest (L[i+1] - L[i]) / (ln lr[i+1] - ln lr[i]), before the minimum
     valley       the longest falling subsequence of L, from s to e: lr[s + int((e-s)/3) + int((e-s)/6)]
@@ -67,12 +94,15 @@ def suggest(curve: LossCurve, method: Method = "smith") -> Suggestion | None:
         ValueError: No such method.
 
     Example:
-        >>> lr = [10 ** (k / 10) for k in range(-60, 11)]
-        >>> curve = LossCurve(lr, [(np.log10(x) + 1) ** 2 for x in lr])    # lowest at 0.1
-        >>> round(suggest(curve).lr, 4), round(suggest(curve, "minimum").lr, 4)
-        (0.01, 0.01)
+        >>> lr = [10 ** (k / 28) for k in range(-84, 1)]
+        >>> curve = LossCurve(lr, [min(1.0, 4 * (np.log10(x) + 1) ** 2) for x in lr])    # lowest at 0.1
+        >>> round(suggest(curve).lr, 2), round(suggest(curve, "minimum").lr, 4)
+        (0.1, 0.01)
 
     References:
+        trough: this project, ``benchmarks/suggestion.py``. The fall is that from the median of the first tenth of L to
+        its minimum. Where it has happened alone is too low for slow optimizers, the minimum too high for fast ones. It
+        was chosen on sweeps of 28 steps a decade.
         smith: one order of magnitude below the minimum, the rule of the article that this project began with,
         after arXiv:1506.01186. steepest, valley, slide, minimum: fastai v2, ``callback/schedule.py``.
         Differs: fastai smooths by a running average that lags, and cuts the first tenth and the last five
@@ -81,10 +111,13 @@ def suggest(curve: LossCurve, method: Method = "smith") -> Suggestion | None:
         at all; an answer at which the loss has exploded is refused.
     """
     answer = _answer(curve, method)
-    return None if isinstance(answer, str) else answer
+    if isinstance(answer, str):
+        return None
+    lr, reason = answer
+    return Suggestion(lr, method, reason, *_interval(curve, method, lr))
 
 
-def refusal(curve: LossCurve, method: Method = "smith") -> str | None:
+def refusal(curve: LossCurve, method: Method = "trough") -> str | None:
     """Return why the curve supports no suggestion, or None where it does.
 
     Args:
@@ -102,7 +135,7 @@ def refusal(curve: LossCurve, method: Method = "smith") -> str | None:
     return answer if isinstance(answer, str) else None
 
 
-def _answer(curve: LossCurve, method: Method) -> Suggestion | str:
+def _answer(curve: LossCurve, method: Method) -> tuple[float, str] | str:
     expect(isinstance(curve, LossCurve), "curve", "a LossCurve", type(curve).__name__, TypeError)
     expect_one_of("method", method, _METHODS)
     reason = _unfit(curve)
@@ -116,7 +149,20 @@ def _answer(curve: LossCurve, method: Method) -> Suggestion | str:
     there = float(np.interp(np.log(lr), np.log(curve.finite_lr), smooth))
     if lr > curve.finite_lr[smooth.argmin()] and there > curve.start + 0.5 * (curve.start - float(smooth.min())):
         return f"{method} ends at {lr:.3g}, where the loss has exploded"
-    return Suggestion(float(lr), method, reason)
+    return float(lr), reason
+
+
+def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float]:
+    """The lrs between which nine of ten answers lie when the noise about the trend of the curve is drawn anew."""
+    smooth = curve.smoothed()
+    random = np.random.default_rng(0)  # the same curve has the same interval, and the user's streams stay as they are
+    answers = [math.log(lr)]
+    for _ in range(DRAWS):
+        drawn = smooth + random.normal(0.0, curve.noise, len(smooth))
+        found = _METHODS[method](LossCurve(curve.finite_lr.tolist(), drawn.tolist(), initial_loss=curve.initial_loss))
+        answers += [] if found is None else [math.log(found[0])]
+    low, high = np.quantile(answers, (0.05, 0.95))
+    return min(math.exp(low), lr), max(math.exp(high), lr)
 
 
 def _unfit(curve: LossCurve) -> str | None:
@@ -131,18 +177,49 @@ def _unfit(curve: LossCurve) -> str | None:
         return f"the sweep ended after {len(curve.finite_loss)} finite points, at least {MIN_POINTS} are needed"
     if np.any(np.diff(curve.finite_lr) < 0) or curve.finite_lr[0] == curve.finite_lr[-1]:
         return "the learning rate does not rise from point to point, so this is no sweep"
-    # Where the first points are the lowest, the loss only rises.
-    fall = curve.start - float(curve.smoothed(WIDE)[curve.start_points :].min())
-    # A rounding error of the loss is not a fall either.
-    if fall <= 1e-7 * abs(curve.start):
+    wide = curve.smoothed(WIDE)
+    lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
+    highest = int(wide[:lowest].argmax())
+    fall, noise = float(wide[highest] - wide[lowest]), _noise_between(curve, [highest, lowest])
+    # Where the first points are the lowest, the loss only rises. A rounding error is not a fall either.
+    if min(fall, curve.start - float(wide[lowest])) <= ROUNDING * abs(curve.start):
         return "the loss does not fall anywhere in the sweep"
-    if fall <= MIN_FALL * curve.noise:
-        return f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times its noise of {curve.noise:.3g}"
+    if fall <= MIN_FALL * noise:
+        return f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times what noise makes of it, {noise:.3g}"
     return None
+
+
+def _noise_between(curve: LossCurve, points: list[int]) -> float:
+    """Standard deviation of the difference of two points of the widely smoothed curve by chance."""
+    decades = np.log10(curve.finite_lr)
+    weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE) ** 2)
+    averaged = weight.sum(0) ** 2 / (weight**2).sum(0)  # so many losses
+    return curve.noise * math.sqrt(float((1 / averaged).sum()))
 
 
 # ------------------------------------------------------------------------------------------ methods
 # Each takes a curve that `_unfit` let pass and returns the lr and the reason, or None without a landmark.
+
+
+def _trough(curve: LossCurve) -> tuple[float, str]:
+    decades, smooth = np.log10(curve.finite_lr), curve.smoothed(TROUGH_WIDTH)
+    lowest = int(smooth.argmin())
+    start = float(np.median(smooth[: max(len(smooth) // 10, 3)]))
+    level = start - SHARE * (start - float(smooth[lowest]))
+    first = int(np.flatnonzero(smooth <= level)[0])
+    left = _crossing(decades, smooth, level, first)
+    above = np.flatnonzero(smooth[lowest:] > level)
+    right = _crossing(decades, smooth, level, lowest + int(above[0])) if len(above) else float(decades[-1])
+    is_cut, right = right > left + WIDEST, min(right, left + WIDEST)
+    trough = f"from {10**left:.3g} to {10**right:.3g}{', cut there' if is_cut else ''}"
+    return 10 ** ((left + right) / 2), f"the middle of the trough {trough}, where {SHARE:.0%} of the fall has happened"
+
+
+def _crossing(x: Array, y: Array, level: float, after: int) -> float:
+    """Where the line from the point before ``after`` to it crosses the level."""
+    before = max(after - 1, 0)
+    rise = y[after] - y[before]
+    return float(x[after] if rise == 0 else x[before] + (level - y[before]) / rise * (x[after] - x[before]))
 
 
 def _smith(curve: LossCurve) -> tuple[float, str]:
@@ -189,14 +266,15 @@ def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[f
     return (lr[at], "where the slopes of a sliding pair of points first agree") if left >= 0 else None
 
 
-_METHODS: dict[str, Callable[[LossCurve], tuple[float, str] | None]] = {
+_METHODS: dict[Method, Callable[[LossCurve], tuple[float, str] | None]] = {
+    "trough": _trough,
     "smith": _smith,
     "steepest": _steepest,
     "valley": _valley,
     "slide": _slide,
     "minimum": _minimum,
 }
-METHODS = tuple(_METHODS)
+METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def _one_point_per_lr(curve: LossCurve) -> tuple[Array, Array]:

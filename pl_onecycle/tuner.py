@@ -188,9 +188,11 @@ class OneCycleTuner:
         def draw() -> "Figure":
             name = next(reversed(swept), None)
             curve, suggestion = (None, None) if name is None else (swept[name], ran[name].suggestion)
+            label = "" if name is None else ran[name].label
             if probe is None:
-                return report.draw_tuning(curve, suggestion, "", {}, None, True)
-            return report.draw_tuning(curve, suggestion, probe.title, curves, probe.chosen, probe.mode == "rise")
+                return report.draw_tuning(curve, suggestion, "", {}, None, True, label)
+            over_lr = probe.mode == "rise"
+            return report.draw_tuning(curve, suggestion, probe.title, curves, probe.chosen, over_lr, label)
 
         def write(figure: "Figure | None") -> str:
             nonlocal folder

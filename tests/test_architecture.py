@@ -19,7 +19,9 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "presets": ("pure", {"checks", "policy"}),
     "curve": ("pure", {"checks"}),
     "suggestion": ("pure", {"checks", "curve"}),
+    "sweeps": ("pure", {"curve", "policy"}),
     "choice": ("pure", {"curve"}),
+    "verification": ("pure", {"choice", "curve", "suggestion"}),
     "signals": ("pure", set()),
     "memory": ("torch", set()),
     "param_groups": ("torch", {"checks"}),
@@ -30,7 +32,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "substitutes": ("Lightning", {"sources"}),
     "isolation": ("Lightning", {"memory", "signals", "sources", "substitutes"}),
     "recorder": ("Lightning", {"curve", "policy", "param_groups", "real_step"}),
-    "schedules": ("Lightning", {"apply", "param_groups", "scheduler"}),
+    "schedules": ("Lightning", {"apply", "param_groups", "policy", "scheduler"}),
     "trial": ("Lightning", {"curve", "isolation", "policy", "recorder", "schedules"}),
     "progress": ("Lightning", set()),
     "report": ("Lightning", {"curve", "policy", "suggestion"}),  # types only, see below
@@ -39,7 +41,8 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "finder": ("Lightning", {"checks", "schedules"}),
     "range_test": (
         "Lightning",
-        {"apply", "checks", "curve", "finder", "policy", "progress", "report", "schedules", "suggestion", "trial"},
+        {"apply", "checks", "curve", "finder", "policy", "progress", "recorder", "report", "schedules", "suggestion"}
+        | {"sweeps", "trial", "verification"},
     ),
     "probe": (
         "Lightning",

@@ -23,7 +23,10 @@ from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
 from pl_onecycle import LossCurve, LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle, suggest
+from pl_onecycle.suggestion import METHODS
+from pl_onecycle.verification import candidates, verified
 from tests.fits import LRs, SmallNet, data, trainer
+from tests.scenarios import SCENARIOS, Fit, differences
 from tests.test_trial import Told
 
 
@@ -153,19 +156,19 @@ def line(caplog: pytest.LogCaptureFixture) -> str:
 
 
 def test_one_line_says_what_was_found_and_changed(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
-    test = LRRangeTest()
+    test = LRRangeTest(num_steps=100, method="smith")
     with caplog.at_level("INFO"):
         trainer([test], tmp_path).fit(Momentum(torch_one_cycle), data())
     assert test.suggestion is not None
     assert test.curve is not None
     said = line(caplog)
-    assert f"({len(test.curve)} of 100 steps, {test.curve.outcome})" in said
+    assert f"({min(test.steps, 100)} of 100 steps, {test.curve.outcome})" in said
     assert f"max_lr 0.01 -> {test.suggestion.lr:.3g} (smith: one order of magnitude below" in said
     assert "set in 1 parameter group, OneCycleLR, module.lr" in said
     assert str(tmp_path / "lr_range_test") in said
 
 
-@pytest.mark.parametrize("method", ["smith", "steepest", "valley", "slide", "minimum"])
+@pytest.mark.parametrize("method", ["trough", "smith", "steepest", "valley", "slide", "minimum"])
 def test_the_suggestion_is_that_of_the_pure_function(method: Any) -> None:
     test = LRRangeTest(method=method)
     trainer([test]).fit(Momentum(), data())
@@ -312,7 +315,7 @@ def test_the_lr_of_one_optimizer_is_found_and_the_other_is_left_alone(
     assert module.lr == 0.01  # whose of the two would it be
     groups = ["1 parameter group", "2 parameter groups"][index]
     schedule = [", StepLR", ", OneCycleScheduler"][index] if scheduled else ""
-    assert f"max_lr {top} -> {test.suggestion.lr:.3g} (smith: " in line(caplog)
+    assert f"max_lr {top} -> {test.suggestion.lr:.3g} (trough: " in line(caplog)
     assert line(caplog).endswith(f", set in {groups}{schedule}.")
     if scheduled:  # stepped by hand in the test, and at its place afterwards
         assert [config.scheduler.last_epoch for config in fit.lr_scheduler_configs] == [16, 16]
@@ -385,7 +388,7 @@ class Valley(Momentum):
 
 
 def with_milestones(*epochs: int, **arguments: Any) -> LRRangeTest:
-    return LRRangeTest(1e-4, num_steps=40, milestones=epochs, **({"report": False} | arguments))
+    return LRRangeTest(1e-4, num_steps=40, milestones=epochs, **{"report": False, "method": "smith", **arguments})
 
 
 def in_valleys(test: LRRangeTest, schedule: Any) -> tuple[list[float], LRs, Valley]:
@@ -659,6 +662,25 @@ def test_an_exception_of_another_cause_ends_the_fit_and_leaves_the_model_as_it_w
         pytest.param({"milestones": True}, TypeError, id="bool milestones"),
         pytest.param({"milestones": None}, TypeError, id="no milestones"),
         pytest.param({"milestones": {5}}, TypeError, id="set of milestones"),
+        pytest.param({"verify": 2}, ValueError, id="verify an even number"),
+        pytest.param({"verify": 4}, ValueError, id="verify a larger even number"),
+        pytest.param({"verify": 1}, ValueError, id="verify one"),
+        pytest.param({"verify": 0}, ValueError, id="verify zero"),
+        pytest.param({"verify": -3}, ValueError, id="verify below zero"),
+        pytest.param({"verify": "yes"}, TypeError, id="verify as a string"),
+        pytest.param({"verify": 3.0}, TypeError, id="float verify"),
+        pytest.param({"verify": None}, TypeError, id="no verify"),
+        pytest.param({"verify_steps": 9}, ValueError, id="few steps to verify"),
+        pytest.param({"verify_steps": 50.0}, TypeError, id="float steps to verify"),
+        pytest.param({"val_every": 0}, ValueError, id="validate never"),
+        pytest.param({"val_every": 1.0}, TypeError, id="float val_every"),
+        pytest.param({"val_every": True}, TypeError, id="bool val_every"),
+        pytest.param({"val_batches": 0}, ValueError, id="no validation batch"),
+        pytest.param({"val_batches": "all"}, TypeError, id="val_batches as a string"),
+        pytest.param({"monitor": 3}, TypeError, id="monitor a number"),
+        pytest.param({"monitor": None}, TypeError, id="monitor nothing"),
+        pytest.param({"monitor_mode": "avg"}, ValueError, id="monitor_mode"),
+        pytest.param({"monitor_mode": None}, ValueError, id="no monitor_mode"),
     ],
 )
 def test_bad_arguments_are_told_in_one_sentence(arguments: dict[str, Any], error: type[Exception]) -> None:
@@ -720,6 +742,415 @@ def test_an_empty_loader_is_told_and_harms_nothing(caplog: pytest.LogCaptureFixt
 def test_plot_before_the_test_is_one_clear_error() -> None:
     with pytest.raises(RuntimeError, match="has not run yet"):
         LRRangeTest().plot()
+
+
+# ---------------------------------------------------------------------------------- coarse, then dense
+class Watched(Momentum):
+    """Keeps, in lists that no trial puts back, what each step has seen; logs loss and accuracy of both kinds of step.
+
+    Class attributes, as those of the module are put back; `watched` makes a class with lists of its own.
+    """
+
+    lrs: list[float]
+    batches: list[float]
+    val_losses: list[float]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.lrs.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.batches.append(float(batch[0].sum()))
+        loss = self.told(batch)
+        self.log("train_acc", self.accuracy(batch), on_step=True, on_epoch=False)
+        return loss
+
+    def told(self, batch: Any) -> Any:
+        return self.loss(batch)
+
+    def accuracy(self, batch: Any) -> Any:
+        return (self.net(batch[0]).argmax(1) == batch[1]).float().mean()
+
+
+class WatchedToo(Watched):
+    """And the same of validation steps."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        loss = self.loss(batch)
+        self.val_losses.append(float(loss))
+        self.log_dict({"val_loss": loss, "val_acc": self.accuracy(batch)})
+
+
+def watched(kind: type[Watched] = Watched) -> Watched:
+    torch.manual_seed(0)
+    module: Watched = type(kind.__name__, (kind,), {"lrs": [], "batches": [], "val_losses": []})()
+    return module
+
+
+def one_step(test: LRRangeTest, module: Watched, *loaders: Any, **options: Any) -> list[float]:
+    """Fit one real step, behind the test, and return the lrs of the steps of the test."""
+    torch.manual_seed(0)
+    arguments = {"max_steps": 1, "max_epochs": 1, "limit_val_batches": 1.0, "num_sanity_val_steps": 0} | options
+    trainer([test], **arguments).fit(module, *(loaders or [data(shuffle=True)]))
+    assert module.lrs[-1] == 0.01 or test.apply
+    return module.lrs[:-1]
+
+
+class Constant(Watched):
+    def told(self, batch: Any) -> Any:
+        return 1.5 + 0 * self.loss(batch)
+
+
+class Rising(Watched):
+    """The larger the lr of the step before, the larger its loss."""
+
+    def told(self, batch: Any) -> Any:
+        before = self.lrs[-2] if len(self.lrs) > 1 else 0.0
+        return 1.0 + before + 0 * self.loss(batch)
+
+
+class OnlyNaN(Watched):
+    def told(self, batch: Any) -> Any:
+        return math.nan * self.loss(batch)
+
+
+class Slow(Watched):
+    """Begins to learn where others explode."""
+
+    def told(self, batch: Any) -> Any:
+        return 1e-4 * self.loss(batch)
+
+
+@pytest.mark.parametrize("kind", [Watched, Constant, Rising, OnlyNaN, Slow])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_by_default_no_more_than_150_steps_are_trained(kind: type[Watched], accumulate: int) -> None:
+    test = LRRangeTest(apply=False, report=False)
+    options = {"accumulate_grad_batches": accumulate, "limit_train_batches": accumulate, "max_steps": -1}
+    lrs = one_step(test, watched(kind), **options)
+    module_steps = len(lrs) - (accumulate - 1)  # the real step's other micro-batch
+    assert module_steps % accumulate == 0
+    assert module_steps // accumulate == test.steps
+    assert 2 <= test.steps <= 150
+    assert test.curve is not None
+    assert 1 <= len(test.coarse) <= 2
+    assert (test.suggestion is not None) == (kind in (Watched, Slow))
+
+
+def test_a_default_test_reads_a_dense_sweep_that_follows_a_coarse_one(caplog: pytest.LogCaptureFixture) -> None:
+    test = LRRangeTest(apply=False, report=False)
+    with caplog.at_level("INFO"):
+        lrs = one_step(test, watched())
+    [coarse], curve = test.coarse, test.curve
+    assert curve is not None
+    # Both in the order of the steps, each with one step more than it has points.
+    assert lrs[: len(coarse)] == list(coarse.lr)
+    assert lrs[len(coarse) + 1 :][: len(curve)] == list(curve.lr)
+    assert test.steps == len(lrs) == len(coarse) + 1 + len(curve) + 1
+    assert coarse.lr[0] == 1e-7
+    density = [(len(it) - 1) / math.log10(it.lr[-1] / it.lr[0]) for it in (coarse, curve)]
+    assert density == pytest.approx([6.0, 28.0])
+    assert coarse.initial_loss == curve.initial_loss  # of the same weights and batch
+    assert test.suggestion == suggest(curve)
+    assert f"LR range test ({len(lrs)} of 150 steps, {curve.outcome}): suggests max_lr " in line(caplog)
+
+
+@pytest.mark.parametrize("shift", [-2, 2])
+def test_a_loss_times_c_moves_the_suggestion_of_a_real_sweep_by_as_much(shift: int) -> None:
+    class Scaled(Watched):
+        def told(self, batch: Any) -> Any:
+            return 10.0**-shift * self.loss(batch)
+
+    found = []
+    for kind in (Watched, Scaled):
+        test = LRRangeTest(apply=False, report=False)
+        one_step(test, watched(kind))
+        assert test.suggestion is not None
+        found.append(math.log10(test.suggestion.lr))
+    assert found[1] - found[0] == pytest.approx(shift, abs=0.15)
+
+
+def test_num_steps_asks_for_one_sweep_over_exactly_the_range() -> None:
+    test = LRRangeTest(1e-5, 1e-2, num_steps=30, apply=False, report=False)
+    lrs = one_step(test, watched())
+    assert test.coarse == []
+    assert test.steps == 31
+    assert lrs[:30] == pytest.approx([1e-5 * 10 ** (3 * k / 29) for k in range(30)])
+    assert test.curve is not None
+    assert list(test.curve.lr) == lrs[:30]
+
+
+@pytest.mark.parametrize("mode", ["linear", "staircase"])
+def test_stairs_and_linear_ranges_take_one_sweep_of_100_steps(mode: Any) -> None:
+    test = LRRangeTest(1e-5, 1e-2, mode=mode, apply=False, report=False, early_stop_threshold=None)
+    one_step(test, watched())
+    assert test.coarse == []
+    assert test.curve is not None
+    assert (len(test.curve), test.steps) == (100, 101)
+
+
+INVISIBLE = {
+    "default": {},
+    "verified": {"verify": 3, "verify_steps": 10},
+    "val_loss": {"monitor": "val_loss", "val_batches": 1, "val_every": 10, "num_steps": 30},
+}
+
+
+@pytest.mark.parametrize("arguments", INVISIBLE.values(), ids=INVISIBLE)
+@pytest.mark.parametrize("name", ["BatchNorm", "EarlyStopping, ModelCheckpoint, LearningRateMonitor, CSVLogger"])
+def test_a_fit_with_such_a_test_equals_a_fit_without(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    if name == "BatchNorm" and "monitor" in arguments:
+        pytest.skip("has no validation")
+    expected = Fit(SCENARIOS[name], tmp_path / "without").run().outcome()
+    test = LRRangeTest(apply=False, **arguments)
+    assert differences(expected, Fit(SCENARIOS[name], tmp_path / "with", test).run().outcome()) == []
+    assert test.curve is not None
+    assert len(set(test.curve.loss)) > 1  # it did train
+    assert len(test.cycles) == arguments.get("verify", 0)
+
+
+# -------------------------------------------------------------------------------------------------- verify
+@pytest.mark.parametrize(("verify", "count", "steps"), [(3, 3, 50), (True, 5, 12)])
+def test_short_cycles_verify_the_suggestion_on_the_same_batches(
+    verify: Any, count: int, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    test, module = LRRangeTest(verify=verify, verify_steps=steps, apply=False, report=False), watched()
+    with caplog.at_level("INFO"):
+        lrs = one_step(test, module)
+    assert test.curve is not None
+    unverified = suggest(test.curve)
+    assert unverified is not None
+    swept = sum(len(curve) + 1 for curve in [*test.coarse, test.curve])
+    assert swept <= 150
+    assert test.steps == len(lrs) == swept + count * steps
+    assert list(test.cycles) == candidates(unverified.lr, count)
+    first = test.cycles[unverified.lr]
+    for k, (lr, curve) in enumerate(test.cycles.items()):
+        start = swept + k * steps
+        policy = OneCyclePolicy(lr, steps - 1)
+        assert lrs[start : start + steps - 1] == [policy.lr(step) for step in range(steps - 1)]
+        assert module.batches[start : start + steps] == module.batches[swept : swept + steps]
+        assert len(set(module.batches[start : start + steps])) > 8  # reshuffled from epoch to epoch
+        assert (len(curve), curve.outcome, curve.val_loss) == (steps - 1, "completed", ())
+        assert curve.initial_loss == first.initial_loss
+    assert test.suggestion == verified(unverified, test.cycles)
+    assert test.suggestion.reason.endswith(" by training loss")
+    assert test.suggestion.lr != unverified.lr
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("LR range test")]
+    total = 150 + count * steps
+    assert said[0] == f"LR range test: at most 150 + {count} x {steps} = {total} optimizer steps."
+    assert (
+        f"suggests max_lr {test.suggestion.lr:.3g} (trough: {unverified.lr:.3g} on the curve; weighted mean" in said[1]
+    )
+
+
+def test_what_short_cycles_say_is_trained_with_and_reported(tmp_path: Path) -> None:
+    test, module = LRRangeTest(verify=3, verify_steps=12), watched()
+    lrs = LRs()
+    trainer([test, lrs], tmp_path).fit(module, data())
+    assert test.suggestion is not None
+    assert lrs.lr == [[test.suggestion.lr]] * 16
+    assert module.lr == test.suggestion.lr
+    result = json.loads((tmp_path / "lr_range_test" / "result.json").read_text())
+    assert result["suggestion"] == test.suggestion.to_dict()
+    assert result["steps"] == test.steps
+    assert (result["settings"]["verify"], result["settings"]["verify_steps"]) == (3, 12)
+    assert [curve["loss"] for curve in result["cycles"].values()] == [list(c.loss) for c in test.cycles.values()]
+    assert [float(lr) for lr in result["cycles"]] == pytest.approx(list(test.cycles), rel=1e-5)
+    assert [curve["lr"] for curve in result["coarse"]] == [list(curve.lr) for curve in test.coarse]
+
+
+def test_short_cycles_are_judged_by_validation_loss_where_there_is_one() -> None:
+    test, module = LRRangeTest(verify=3, verify_steps=12, val_batches=2, apply=False, report=False), watched(WatchedToo)
+    one_step(test, module, data(shuffle=True), data(128))
+    assert test.curve is not None
+    assert test.suggestion is not None
+    assert test.suggestion.reason.endswith(" by val_loss")
+    # Two batches at the end of each cycle, of the weights after its 11 steps.
+    means = np.reshape(module.val_losses[:6], (3, 2)).mean(axis=1)
+    for curve, mean in zip(test.cycles.values(), means, strict=True):
+        assert curve.val_steps == (11,)
+        assert curve.val_loss == pytest.approx((mean,))
+    unverified = suggest(test.curve)
+    assert unverified is not None
+    assert test.suggestion == verified(unverified, test.cycles)
+
+
+def test_nothing_is_verified_where_nothing_is_suggested() -> None:
+    test = LRRangeTest(verify=3, apply=False, report=False)
+    lrs = one_step(test, watched(Constant))
+    assert test.suggestion is None
+    assert test.cycles == {}
+    assert len(lrs) == test.steps <= 150
+
+
+def test_short_cycles_have_the_shape_of_the_runs_own_cycle() -> None:
+    test, module = LRRangeTest(verify=3, verify_steps=21, report=False), watched()
+    module.schedule = lambda module, optimizer: OneCycleScheduler(
+        optimizer, None, int(module.trainer.estimated_stepping_batches), pct_start=0.5
+    )
+    torch.manual_seed(0)
+    trainer([test]).fit(module, data())
+    for curve in test.cycles.values():
+        peak = max(curve.lr)
+        assert curve.lr[OneCyclePolicy(1.0, 20, pct_start=0.5).peak_step] == peak
+        assert peak == pytest.approx(next(lr for lr, it in test.cycles.items() if it is curve))
+
+
+# ------------------------------------------------------------------------------------------------- monitor
+def test_the_curve_of_val_loss_is_the_mean_over_the_first_batches() -> None:
+    test = LRRangeTest(1e-3, 1.0, 20, monitor="val_loss", val_batches=2, apply=False, report=False)
+    test.early_stop_threshold = None
+    module = watched(WatchedToo)
+    one_step(test, module, data(shuffle=True), data(128))
+    assert test.curve is not None
+    means = np.reshape(module.val_losses[:40], (20, 2)).mean(axis=1)  # two of four batches after each of 20 steps
+    assert list(test.curve.loss) == pytest.approx(means.tolist())
+    assert list(test.curve.lr) == module.lrs[:20]
+    assert len(module.val_losses) in (40, 44)  # the real run may validate once more
+    assert test.steps == 21
+
+
+@pytest.mark.parametrize(("every", "points"), [(1, 20), (5, 4), (6, 3), (20, 1)])
+def test_val_every_leaves_points_out(every: int, points: int) -> None:
+    test = LRRangeTest(
+        1e-3, 1.0, 20, monitor="val_loss", val_every=every, early_stop_threshold=None, apply=False, report=False
+    )
+    module = watched(WatchedToo)
+    one_step(test, module, data(shuffle=True), data(64))
+    assert test.curve is not None
+    # After step 5 of 20, at the lr of that step, and so on.
+    assert list(test.curve.lr) == module.lrs[:20][every - 1 :: every]
+    assert len(test.curve) == points
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode"),
+    [("val_loss", "min"), ("train_acc", "max"), ("val_acc", "max")],
+)
+def test_another_quantity_finds_about_the_same_lr(monitor: str, mode: Any) -> None:
+    found = []
+    for arguments in ({}, {"monitor": monitor, "monitor_mode": mode}):
+        test = LRRangeTest(apply=False, report=False, **arguments)
+        one_step(test, watched(WatchedToo), data(1024, shuffle=True), data())
+        assert test.suggestion is not None, test.why
+        assert test.steps <= 150
+        found.append(math.log10(test.suggestion.lr))
+    assert found[1] == pytest.approx(found[0], abs=0.5)
+
+
+@pytest.mark.parametrize("monitor", ["train_acc", "val_acc"])
+def test_the_curve_of_a_quantity_of_which_more_is_better_is_its_negative(monitor: str) -> None:
+    curves = []
+    for mode in ("min", "max"):
+        test = LRRangeTest(
+            1e-3, 1.0, 30, monitor=monitor, monitor_mode=mode, early_stop_threshold=None, apply=False, report=False
+        )
+        one_step(test, watched(WatchedToo), data(shuffle=True), data(64))
+        assert test.curve is not None
+        curves.append(test.curve)
+    assert all(0 <= value <= 1 for value in curves[0].loss)
+    assert len(set(curves[0].loss)) > 3
+    assert [-value for value in curves[1].loss] == list(curves[0].loss)
+    assert curves[0].lr == curves[1].lr
+
+
+def test_a_metric_of_the_training_step_is_paired_with_the_lr_of_the_step_before() -> None:
+    class Counts(Watched):
+        def accuracy(self, batch: Any) -> Any:
+            return torch.tensor(float(len(self.lrs)))  # 1 in the first step
+
+    test = LRRangeTest(1e-3, 1.0, 10, monitor="train_acc", early_stop_threshold=None, apply=False, report=False)
+    module = watched(Counts)
+    one_step(test, module)
+    assert test.curve is not None
+    # The second step, of value 2, sees the effect of the first lr.
+    assert test.curve.loss == tuple(float(k) for k in range(2, 12))
+    assert list(test.curve.lr) == module.lrs[:10]
+
+
+@pytest.mark.parametrize("num_steps", [None, 20])
+@pytest.mark.parametrize(
+    ("monitor", "said"),
+    [
+        ("f1", "The test saw no `f1`: `Watched` must log it in each training step"),
+        ("val_loss", r"`LRRangeTest\(monitor='val_loss'\)` needs validation data and a `validation_step`\."),
+        ("val_acc", "The test saw no `val_acc`: `WatchedToo` must log it"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*but have no `val_dataloader`. Skipping val loop")
+def test_what_is_never_seen_is_told_and_leaves_the_run_as_it_was(
+    monitor: str, said: str, num_steps: int | None
+) -> None:
+    module, lrs = watched(Watched if monitor == "f1" else WatchedToo), LRs()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    test = LRRangeTest(monitor=monitor, num_steps=num_steps)
+    fit = trainer([test, lrs])
+    with pytest.raises(MisconfigurationException, match=said):
+        fit.fit(module, data())  # no validation loader
+    assert lrs.lr == []
+    assert test.suggestion is None
+    assert fit.global_step == 0
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert fit.optimizers[0].state_dict()["state"] == {}
+    assert fit.optimizers[0].param_groups[0]["lr"] == 0.01
+    # And the Trainer can fit.
+    test.monitor = "train_loss"
+    fit.fit(module, data())
+    assert fit.global_step == 16
+    assert test.suggestion is not None
+
+
+# --------------------------------------------------------------------------------------- state and picture
+@pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
+def test_sweeps_and_cycles_travel_in_a_checkpoint(tmp_path: Path) -> None:
+    first, saved = LRRangeTest(verify=3, verify_steps=12), ModelCheckpoint(tmp_path, every_n_epochs=1, save_top_k=-1)
+    trainer([first, saved], tmp_path, enable_checkpointing=True, max_epochs=1).fit(Momentum(), data())
+    again = LRRangeTest(verify=3, verify_steps=12)
+    trainer([again], tmp_path).fit(Momentum(), data(), ckpt_path=saved.best_model_path)
+    assert first.coarse != []
+    assert len(first.cycles) == 3
+    assert (again.curve, again.suggestion, again.steps) == (first.curve, first.suggestion, first.steps)
+    assert (again.coarse, again.cycles) == (first.coarse, first.cycles)
+    assert json.loads(json.dumps(again.state_dict()))["cycles"][0][0] == next(iter(first.cycles))
+
+
+def test_a_checkpoint_from_before_there_were_coarse_sweeps_is_read() -> None:
+    test = LRRangeTest()
+    curve = LossCurve([0.1, 0.2], [2.0, 1.0])
+    test.load_state_dict({"curve": curve.to_dict(), "suggestion": {"lr": 0.1, "method": "smith", "reason": "so"}})
+    assert test.curve == curve
+    assert test.suggestion is not None
+    assert (test.suggestion.lr, test.suggestion.low, test.suggestion.high) == (0.1, None, None)
+    assert (test.coarse, test.cycles, test.steps) == ([], {}, 0)
+
+
+def test_a_second_test_forgets_the_sweeps_and_cycles_of_the_first() -> None:
+    test = LRRangeTest(verify=3, verify_steps=12, apply=False, report=False)
+    one_step(test, watched())
+    assert len(test.cycles) == 3
+    one_step(test, watched(Constant))
+    assert test.cycles == {}
+    assert test.steps == sum(len(curve) + 1 for curve in test.coarse)
+
+
+def test_a_picture_of_all_methods_marks_each_that_has_an_answer() -> None:
+    test = LRRangeTest(apply=False, report=False)
+    one_step(test, watched())
+    assert test.curve is not None
+    assert test.suggestion is not None
+    found = [suggest(test.curve, method) for method in METHODS]
+    answers = {it.method: it.lr for it in found if it is not None}
+    assert len(answers) >= 4
+
+    def marks(all_methods: bool) -> set[float]:
+        [axes] = test.plot(all_methods=all_methods).axes
+        upright = [np.asarray(it.get_xdata(), dtype=float) for it in axes.get_lines()]
+        return {float(x[0]) for x in upright if len(x) == 2 and x[0] == x[1]}
+
+    assert marks(all_methods=False) == {test.suggestion.lr}
+    assert sorted(marks(all_methods=True)) == pytest.approx(sorted(set(answers.values())))
+    [axes] = test.plot(all_methods=True).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    words = " ".join(it.get_text() for it in legend.get_texts())
+    assert [method for method in answers if method not in words] == []
 
 
 # ---------------------------------------------------------------------------------------- resume, refit
@@ -1060,7 +1491,8 @@ def test_the_report_lies_under_the_loggers_directory(kind: str, tmp_path: Path) 
     result = json.loads((folder / "result.json").read_text())
     assert result["suggestion"]["lr"] == test.suggestion.lr
     assert result["changed"] == ["1 parameter group", "OneCycleScheduler", "module.lr"]
-    assert result["settings"]["num_steps"] == 100
+    assert result["settings"]["num_steps"] is None
+    assert result["steps"] == test.steps
     assert result["curve"]["lr"] == list(test.curve.lr)
     rows = list(csv.DictReader((folder / "curve.csv").read_text().splitlines()))
     assert [float(row["loss"]) for row in rows] == list(test.curve.loss)
@@ -1083,7 +1515,7 @@ def test_numpy_arguments_are_written_as_numbers(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no latex")
 
     monkeypatch.setattr("pl_onecycle.report.draw_range_test", fails)

@@ -246,14 +246,14 @@ def test_the_loss_panel_shows_raw_and_smoothed_losses_over_log_lr() -> None:
     raw, smooth = ax.lines
     assert points(raw) == [list(point) for point in zip(LRS, curve().loss, strict=True)]
     assert [y for _, y in points(smooth)] == curve().smoothed().tolist()
-    assert labels(ax) == ["loss of one step", "smoothed"]
+    assert labels(ax) == ["measured", "smoothed"]
     assert len(rendered(figure)) > 1000
 
 
 def test_the_suggestion_is_a_line_at_its_lr() -> None:
     (ax,) = draw_range_test(curve(), FOUND).axes
     assert [x for x, _ in points(ax.lines[2])] == [0.0125, 0.0125]
-    assert labels(ax) == ["loss of one step", "smoothed", "max_lr 0.0125 (smith)"]
+    assert labels(ax) == ["measured", "smoothed", "max_lr 0.0125 (smith)"]
 
 
 def test_the_planned_cycle_is_drawn_beside_it_step_by_step() -> None:
