@@ -125,7 +125,7 @@ class LossCurve:
         """
         return noise_of(self.finite_loss)
 
-    def capped(self) -> Array:
+    def _capped(self) -> Array:
         """Return `finite_loss`, shape (n,), lowered to at most start + max(fall, 4 noise).
 
         The fall is that from `start` to the lowest median of three losses in a row.
@@ -141,7 +141,8 @@ class LossCurve:
         At every point a straight line is fitted to the losses over log10 lr, weighted by a Gaussian of
         ``bandwidth`` decades around the point. The kernel looks both ways, so unlike a running average the
         result does not lag behind, and a line has no bias at the ends of the curve. Losses far above the
-        start level are lowered first, see `capped`: how high an explosion goes must not move the minimum.
+        start level are lowered to start + max(fall, 4 noise) first: how high an explosion goes must not move the
+        minimum.
 
         Args:
             bandwidth: Standard deviation of the kernel in decades of lr, > 0.
@@ -151,7 +152,7 @@ class LossCurve:
             [3.0, 2.0, 1.0]
         """
         expect_number("bandwidth", bandwidth, above=0)
-        loss = self.capped()
+        loss = self._capped()
         if len(loss) == 0:
             return loss
         return _local_line(np.log10(self.finite_lr), loss, bandwidth)
