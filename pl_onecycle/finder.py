@@ -94,7 +94,7 @@ class Finder(pl.Callback):
     @override
     def state_key(self) -> str:
         """Under which a checkpoint has the result; Lightning takes no two callbacks with one key."""
-        return self._generate_state_key(optimizer=self.optimizer) if self.optimizer else super().state_key
+        return f"{super().state_key}{{'optimizer': {self.optimizer}}}" if self.optimizer else super().state_key
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

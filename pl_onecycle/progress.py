@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from tqdm.auto import tqdm
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 
 Advance = Callable[[int, float], None]
 
@@ -27,7 +27,7 @@ def progress_bar(trainer: pl.Trainer, total: int, description: str) -> Iterator[
         with _rich_bar(bar, total, description) as advance:
             yield advance
     elif isinstance(bar, TQDMProgressBar) and bar.is_enabled:
-        with tqdm(total=total, desc=description, leave=False, dynamic_ncols=True) as shown:
+        with Tqdm(total=total, desc=description, leave=False, dynamic_ncols=True) as shown:
 
             def advance(done: int, loss: float) -> None:
                 shown.set_postfix(loss=f"{loss:.3g}", refresh=False)

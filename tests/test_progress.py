@@ -13,9 +13,9 @@ import pytest
 import rich
 import torch
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from rich.progress import Progress
-from tqdm import tqdm
 
 from pl_onecycle.progress import progress_bar
 from pl_onecycle.range_test import LRRangeTest
@@ -73,7 +73,7 @@ def test_a_fit_with_tqdm_shows_the_sweep_and_then_its_own_bar(capsys: pytest.Cap
 def test_tqdm_shows_steps_and_loss_and_stops_at_the_total(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pl_onecycle.progress.tqdm", partial(tqdm, mininterval=0, miniters=0))  # draw every step
+    monkeypatch.setattr("pl_onecycle.progress.Tqdm", partial(Tqdm, mininterval=0, miniters=0))  # draw every step
     idle = trainer([TQDMProgressBar()], enable_progress_bar=True)
     with progress_bar(idle, 10, "weighing") as advance:
         advance(3, 0.123456)
@@ -95,7 +95,7 @@ def test_an_exception_closes_the_tqdm_bar(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(RuntimeError, match="at step 3"), progress_bar(idle, 10, "weighing"):
         fail(3)
     assert "weighing" in capsys.readouterr().err
-    assert [bar.desc for bar in tqdm._instances if "weighing" in str(bar.desc)] == []
+    assert [bar.desc for bar in Tqdm._instances if "weighing" in str(bar.desc)] == []
 
 
 # --------------------------------------------------------------------------------------------------- rich
