@@ -1,7 +1,7 @@
-"""`OneCycleCLI`: a LightningCLI that tunes, and that trains with what was found. `main` is ``pl-onecycle``.
+"""`OneCycleCLI`: a LightningCLI that tunes, and trains with the values found. `main` is ``pl-onecycle``.
 
-Sits on top of everything: flags and files -> `OneCycleSettings` and the arguments of `OneCycleTrainer.tune`. Lightning
-and jsonargparse do the parsing; names, types, defaults and help texts are those of the signatures and docstrings.
+The top layer: flags and files -> `OneCycleSettings` and the arguments of `OneCycleTrainer.tune`. Lightning and
+jsonargparse do the parsing; names, types, defaults and help texts come from the signatures and docstrings.
 """
 
 import argparse
@@ -25,31 +25,31 @@ from pl_onecycle.tuner import OneCycleTrainer
 
 
 class OneCycleCLI(LightningCLI):
-    """A LightningCLI with the subcommand ``tune``, whose result ``fit`` takes as one more config file.
+    """A LightningCLI with the subcommand ``tune``, whose result ``fit`` accepts as an additional config file.
 
-    ``tune`` runs `OneCycleTrainer.tune` and writes, beside its other files, the ``config.yaml`` that it ran with.
-    ``--lr_range_test.*`` and ``--weight_decay_probe.*`` set what it runs, ``--lr_range_test=false`` leaves one out.
-    ``--one_cycle.*`` are the arguments of `OneCycleSettings`: peak and weight decay, and the shape of the
-    schedule that `configure_one_cycle` makes. In ``fit`` the callbacks come as Lightning's own do, as in
+    ``tune`` runs `OneCycleTrainer.tune` and writes the ``config.yaml`` of its run next to the other files.
+    ``--lr_range_test.*`` and ``--weight_decay_probe.*`` configure test and probe; ``--lr_range_test=false`` disables
+    the test. ``--one_cycle.*`` are the arguments of `OneCycleSettings`: peak and weight decay, and the shape of the
+    schedule from `configure_one_cycle`. In ``fit`` the callbacks are added like Lightning's own, e.g. by
     ``--trainer.callbacks+=LRRangeTest --trainer.callbacks.num_steps=200``.
 
-    An ``--optimizer`` that the command line makes gets the schedule of `configure_one_cycle`, stepped every step and
-    as long as the run, or else the ``--lr_scheduler`` that is asked for. One config file serves all subcommands: what
-    only another one of them knows is passed over in files, while as a flag it is an error.
+    An ``--optimizer`` from the command line gets the schedule of `configure_one_cycle`, stepped every step and as long
+    as the run, or the given ``--lr_scheduler``. One config file serves all subcommands: an argument of another
+    subcommand is ignored in files, but is an error as a flag.
 
     Args:
-        model_class: The LightningModule class, or a callable that returns one; None lets ``--model`` name it.
-        datamodule_class: The LightningDataModule class, or a callable that returns one; None lets ``--data`` name it.
-        save_config_callback: Saves the config of a run; None saves none, also not that of ``tune``.
-        save_config_kwargs: Its further arguments.
+        model_class: The LightningModule class, or a callable that returns one; None takes it from ``--model``.
+        datamodule_class: The LightningDataModule class, or a callable that returns one; None takes it from ``--data``.
+        save_config_callback: Callback that saves the config of a run; None saves no config, also not in ``tune``.
+        save_config_kwargs: Additional arguments of this callback.
         trainer_class: `OneCycleTrainer`, a subclass, or a callable that returns one.
-        arguments: All others of LightningCLI, as ``trainer_defaults`` or ``run``.
+        arguments: All other arguments of LightningCLI, e.g. ``trainer_defaults`` or ``run``.
 
     Attributes:
         tune_result: After ``tune``, its `TuneResult`.
 
     Raises:
-        TypeError: ``trainer_class`` cannot tune.
+        TypeError: ``trainer_class`` has no ``tune``.
 
     Example:
         >>> def cli():  # python train.py tune -c a.yaml; python train.py fit -c a.yaml -c .../tune/tuned.yaml
@@ -76,13 +76,13 @@ class OneCycleCLI(LightningCLI):
     @staticmethod
     @override
     def subcommands() -> dict[str, set[str]]:
-        """Name the subcommands, and the arguments of each that are not flags."""
+        """Return the subcommands, each with its arguments that are not flags."""
         not_flags = {"model", "train_dataloaders", "val_dataloaders", "datamodule"}
         return {**LightningCLI.subcommands(), "tune": not_flags}
 
     @override
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        # Not in `add_arguments_to_parser`, which is the user's to override.
+        # Not in `add_arguments_to_parser`: users override it.
         super().add_default_arguments_to_parser(parser)
         parser.add_lightning_class_args(OneCycleSettings, "one_cycle")
 
@@ -95,7 +95,7 @@ class OneCycleCLI(LightningCLI):
             self._share_config_files()
 
     def _share_config_files(self) -> None:
-        """Let a subcommand pass over what a config file holds for the others."""
+        """Let a subcommand ignore the arguments of the others in a config file."""
         own = self._subcommand_method_arguments  # Lightning has no public list of them
         for name, parser in self._subcommand_parsers.items():
             for key in sorted(set().union(*own.values()) - set(own[name])):
@@ -105,7 +105,7 @@ class OneCycleCLI(LightningCLI):
                         action=_OfAnotherSubcommand,
                         type=_nothing,
                         default=argparse.SUPPRESS,
-                        help=argparse.SUPPRESS,  # jsonargparse leaves such arguments out of saved configs, too
+                        help=argparse.SUPPRESS,  # jsonargparse also leaves such arguments out of saved configs
                     )
 
     # ------------------------------------------------------------------------------------------- fit
@@ -114,10 +114,10 @@ class OneCycleCLI(LightningCLI):
     def configure_optimizers(
         lightning_module: pl.LightningModule, optimizer: Optimizer, lr_scheduler: LRSchedulerTypeUnion | None = None
     ) -> Any:
-        """Give an optimizer made by the command line its one-cycle schedule, or the ``lr_scheduler`` made there."""
+        """Return an optimizer from the command line with its one-cycle schedule, or with the given ``lr_scheduler``."""
         if lr_scheduler is None:
             return configure_one_cycle(lightning_module, optimizer)
-        if isinstance(lr_scheduler, OneCycleScheduler):  # Lightning would step it once an epoch
+        if isinstance(lr_scheduler, OneCycleScheduler):  # Lightning would step it once per epoch
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
         return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
 
@@ -125,7 +125,7 @@ class OneCycleCLI(LightningCLI):
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         saver = self.save_config_callback
-        if self.subcommand == "tune":  # it saves where fits do, and a later fit would refuse to overwrite that
+        if self.subcommand == "tune":  # it saves to the directory of fits, and a later fit would refuse to overwrite it
             self.save_config_callback = None
         try:
             return super().instantiate_trainer(**kwargs)
@@ -133,13 +133,13 @@ class OneCycleCLI(LightningCLI):
             self.save_config_callback = saver
 
     def tune(self, **arguments: Any) -> None:
-        """Run the subcommand: tune, save the config beside the result, and say how to train with it."""
-        self.tune_result = self.trainer.tune(**arguments)  # type: ignore[attr-defined]  # it can: see the constructor
+        """Run the subcommand: tune, save the config next to the result, and print how to train with it."""
+        self.tune_result = self.trainer.tune(**arguments)  # type: ignore[attr-defined]  # the constructor checks it
         directory = self.tune_result.directory
-        if directory is None:  # on other processes than rank zero, or where nothing could be written
+        if directory is None:  # on processes other than rank zero, or if nothing could be written
             return
         if self.save_config_callback is not None:
-            parser = self._subcommand_parsers["tune"]  # saved as Lightning saves that of a fit
+            parser = self._subcommand_parsers["tune"]  # saved like the config of a fit
             path = os.path.join(directory, "config.yaml")
             parser.save(self.config["tune"], path, skip_none=False, overwrite=True, multifile=False)
         tuned = os.path.join(directory, "tuned.yaml")
@@ -147,7 +147,7 @@ class OneCycleCLI(LightningCLI):
 
 
 class _OfAnotherSubcommand(argparse.Action):
-    """An argument that config files may have, and the command line may not."""
+    """An argument that is allowed in config files, but not on the command line."""
 
     @override
     def __call__(
@@ -161,13 +161,13 @@ class _OfAnotherSubcommand(argparse.Action):
 
 
 def _nothing(value: Any) -> None:
-    """Any value, read as none."""
+    """Parse any value as None."""
 
 
 def main() -> None:
-    """Run ``pl-onecycle``: any model and data class by import path, also from the working directory.
+    """Run ``pl-onecycle`` for any model and data class by import path, also from the working directory.
 
     pl-onecycle tune --model my_package.Net --data my_package.Data
     """
-    sys.path.insert(0, os.getcwd())  # a console script has its own directory there
+    sys.path.insert(0, os.getcwd())  # for a console script the first entry is its own directory
     OneCycleCLI()

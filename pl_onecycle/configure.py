@@ -1,4 +1,4 @@
-"""The helper for ``configure_optimizers``: an optimizer and its one-cycle schedule, as Lightning wants them."""
+"""`configure_one_cycle`: return an optimizer and its one-cycle schedule in the format of ``configure_optimizers``."""
 
 import math
 from collections.abc import Sequence
@@ -26,20 +26,20 @@ def configure_one_cycle(
     preset: Preset = "smith",
     **arguments: Unpack[PolicyArguments],
 ) -> OptimizerLRSchedulerConfig:
-    """Return what ``configure_optimizers`` returns: ``optimizer`` with a one-cycle schedule, stepped every step.
+    """Return the value for ``configure_optimizers``: ``optimizer`` with a one-cycle schedule, stepped every step.
 
-    ``max_lr`` is each group's own lr, until an `LRRangeTest` finds a better one; ratios between groups stay. The
-    length is the number of optimizer steps of the run, from the Trainer: epochs, ``max_steps``,
-    ``limit_train_batches``, accumulation and devices all count. Nothing but lr and momentum of ``optimizer`` changes.
-    Arguments that the Trainer has been given by `OneCycleSettings`, as from a command line, come before those here.
+    ``max_lr`` is each group's own lr until an `LRRangeTest` finds a better one; ratios between groups stay. The
+    schedule is as long as the run, in optimizer steps, which the Trainer knows: epochs, ``max_steps``,
+    ``limit_train_batches``, accumulation and devices all count. Only lr and momentum of ``optimizer`` change.
+    `OneCycleSettings` of the Trainer, e.g. from a command line, override the arguments given here.
 
     Args:
-        module: The LightningModule, attached to its Trainer as it is in ``configure_optimizers``.
+        module: The LightningModule, attached to its Trainer, as it is in ``configure_optimizers``.
         optimizer: Any torch optimizer whose groups have an ``lr``.
         max_lr: Peak learning rate, see `OneCycleScheduler`.
-        total_steps: Optimizer steps of the run, >= 1, instead of the Trainer's; needed where that is endless.
+        total_steps: Optimizer steps of the run, >= 1, instead of the Trainer's; required if the run is endless.
         preset: Schedule whose defaults are used, see `presets.from_preset`.
-        arguments: Arguments of the preset, as ``pct_annihilation`` or ``div_factor``.
+        arguments: Arguments of the preset, e.g. ``pct_annihilation`` or ``div_factor``.
 
     Returns:
         ``{"optimizer": ..., "lr_scheduler": {"scheduler": OneCycleScheduler, "interval": "step", ...}}``
@@ -55,7 +55,7 @@ def configure_one_cycle(
         ...         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         ...         return configure_one_cycle(self, optimizer)
     """
-    wanted = "the LightningModule whose `configure_optimizers` this is called in"
+    wanted = "the LightningModule whose `configure_optimizers` calls this function"
     expect(isinstance(module, pl.LightningModule), "module", wanted, type(module).__name__, TypeError)
     if total_steps is None:
         total_steps = _trainer_steps(module)
@@ -65,18 +65,18 @@ def configure_one_cycle(
 
 
 def _trainer_steps(module: pl.LightningModule) -> int:
-    """Optimizer steps of the whole run that ``module`` is about to be trained in."""
+    """Return the number of optimizer steps of the whole run that is about to train ``module``."""
     way_out = "pass `total_steps=` to `configure_one_cycle`"
     try:
         trainer = module.trainer
     except RuntimeError as error:
         raise MisconfigurationException(
-            f"The one-cycle schedule takes its length from the Trainer, and the module has none yet: {way_out}."
+            f"The one-cycle schedule takes its length from the Trainer, but the module has none yet: {way_out}."
         ) from error
     steps = _estimated_steps(trainer)
-    if steps == math.inf or steps < 0:  # an endless run; Lightning's -1 stands for a loader without length
+    if steps == math.inf or steps < 0:  # an endless run; Lightning returns -1 for a loader without length
         raise MisconfigurationException(
-            "The one-cycle schedule needs to know how long the run is, and this one is endless or its train loader"
+            "The one-cycle schedule needs the length of the run, but this run is endless or its train loader"
             f" has no length: set `Trainer(max_steps=...)` or {way_out}."
         )
     if steps == 0:
@@ -88,8 +88,8 @@ def _trainer_steps(module: pl.LightningModule) -> int:
 
 
 def _estimated_steps(trainer: pl.Trainer) -> float:
-    """Lightning's estimate, put right where a callback changes the accumulation during the run."""
-    if trainer.limit_train_batches == 0:  # Lightning sets up no data then and calls the length unknown
+    """Return Lightning's estimate, corrected if a callback changes the accumulation during the run."""
+    if trainer.limit_train_batches == 0:  # Lightning then loads no data and reports an unknown length
         return 0
     steps = trainer.estimated_stepping_batches
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector

@@ -1,7 +1,7 @@
-"""`Finder`: when a test runs in a fit, and what becomes of its result in the next one.
+"""`Finder`: decide when a test runs in a fit, and how the next fit uses its result.
 
-The frame of the callbacks that find something by trials: it knows the hooks, skips, resumes and the order of several;
-what is tried and how it is used is theirs.
+The base class of the callbacks that find a value by trials. It handles the hooks, skips, resumed fits and the order of
+several finders; the subclasses define what is tried and how the result is used.
 """
 
 from abc import abstractmethod
@@ -17,25 +17,25 @@ from pl_onecycle.schedules import optimizer_of
 
 
 class Finder(pl.Callback):
-    """Find something at the start of a fit, and again where asked, and train with it.
+    """Find a value at the start of a fit, and again at milestones, and train with it.
 
-    *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, when the module's ``on_train_start``
-    has run, and at that of each epoch in ``milestones``. Several on one Trainer run in the order of their `rank`,
-    whatever their order in its list. Skipped with ``fast_dev_run``; a resumed fit goes on with the result that its
-    checkpoint carries.
+    *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
+    ``on_train_start``, and at that of each epoch in ``milestones``. Several finders on one Trainer run in the order of
+    their `rank`, whatever their order in the list of callbacks. Skipped with ``fast_dev_run``; a resumed fit continues
+    with the result in its checkpoint.
 
     Args:
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
-        milestones: Epochs >= 1 at whose start to run again.
+        milestones: Epochs >= 1 at whose start the test runs again.
         apply: False only suggests.
         report: False writes no files and no logger curves.
 
     Attributes:
-        before: After it ran, the value that the run had without it.
-        suggestion: What was found, or None.
+        before: After a run, the value that training had before it.
+        suggestion: The value found, or None.
     """
 
-    title: ClassVar[str]  # for people
+    title: ClassVar[str]  # in log lines and plots
     rank: ClassVar[int]
     finds_lr: ClassVar[bool] = False
 
@@ -53,76 +53,76 @@ class Finder(pl.Callback):
         self.report = report
         self.before: float | None = None
         self.suggestion: Any = None
-        self._asked = False  # whether this fit has come to the point at which the test runs
-        self._begun: int | None = None  # the epoch that has been announced last
-        self._resumed = False  # whether the result came out of a checkpoint
+        self._reached_start = False  # whether this fit has reached the point at which the test runs
+        self._begun: int | None = None  # the last epoch that has begun
+        self._resumed = False  # whether the result comes from a checkpoint
         self._epoch: int | None = None  # of the last test
-        self._tested: int | None = None  # id of the module of the result; a reference would travel with every pickle
+        self._tested_module: int | None = None  # its id; a reference would be pickled with the callback
 
-    # ------------------------------------------------------------------------------ what each of them does
+    # ------------------------------------------------------------------------- what a subclass defines
     @abstractmethod
     def find(self, trainer: pl.Trainer) -> None:
-        """Try, choose, use and report, whatever has been found before; within ``fit``."""
+        """Try, choose, apply and report within ``fit``, regardless of earlier results."""
 
     def check(self, trainer: pl.Trainer) -> None:
-        """Raise MisconfigurationException where `find` could not run, before any of several has cost a step."""
+        """Raise MisconfigurationException if `find` cannot run; called before any finder takes a step."""
         optimizer_of(trainer, self.optimizer)
 
     @property
     @abstractmethod
     def why(self) -> str:
-        """After it ran, why the suggestion is what it is, or why there is none."""
+        """After a run, the reason for the suggestion, or the reason why there is none."""
 
     @abstractmethod
     def _forget(self) -> None:
         """Drop the result."""
 
     @abstractmethod
-    def _named(self) -> str:
-        """What has been found and is set again, e.g. ``"max_lr 0.1"``."""
+    def _found_value(self) -> str:
+        """Return name and value of the suggestion for a log line, e.g. ``"max_lr 0.1"``."""
 
     @abstractmethod
     def _use(self, trainer: pl.Trainer) -> list[str]:
-        """Write the suggestion to optimizer, schedulers and module; return what has changed."""
+        """Write the suggestion to optimizer, schedulers and module; return what changed."""
 
     @abstractmethod
-    def _show(self, module: pl.LightningModule) -> list[str]:
-        """Write the suggestion to the module alone; return what has changed."""
+    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
+        """Write the suggestion to the module only; return what changed."""
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
     @override
     def state_key(self) -> str:
-        """Under which a checkpoint has the result; Lightning takes no two callbacks with one key."""
+        """The key of the result in a checkpoint; Lightning requires a different key for each callback."""
         return f"{super().state_key}{{'optimizer': {self.optimizer}}}" if self.optimizer else super().state_key
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._asked = self._resumed = False
+        self._reached_start = self._resumed = False
         self._begun = None
-        if trainer.global_step == 0:  # a checkpoint's result is loaded later than this
+        if trainer.global_step == 0:  # a checkpoint's result is loaded after this hook
             self._forget()
             self.suggestion = self.before = self._epoch = None
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._resumed and self._epoch is not None:  # a fit that is resumed within an epoch does not start one
-            self._asked = True
+        if self._resumed and self._epoch is not None:  # a fit resumed within an epoch does not start one
+            self._reached_start = True
             self._skip(trainer, f"as this run was tested in epoch {self._epoch}")
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        # A fit that is resumed from a checkpoint of an epoch's last batch does not announce the next epoch.
+        # Lightning calls no `on_train_epoch_start` for the next epoch in a fit resumed from an epoch's last batch.
         if batch_idx == 0:
             self.on_train_epoch_start(trainer, pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The first to be asked answers for all.
+        # The first finder whose hook is called runs all finders.
         due = [finder for finder in finders(trainer) if finder._begun != trainer.current_epoch]
         for finder in due:
             if finder._reason_to_skip(trainer) is None:
@@ -132,16 +132,16 @@ class Finder(pl.Callback):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self._asked and trainer.global_step == 0:
+        if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 
     # ------------------------------------------------------------------------------------------ steps
     def _begin_epoch(self, trainer: pl.Trainer) -> None:
         self._begun = trainer.current_epoch
-        is_first, self._asked = not self._asked, True
+        is_first, self._reached_start = not self._reached_start, True
         skip = self._reason_to_skip(trainer)
         if skip is None:
-            self._tested = id(trainer.lightning_module)
+            self._tested_module = id(trainer.lightning_module)
             self.find(trainer)
             self._epoch = trainer.current_epoch
         elif is_first:
@@ -159,18 +159,18 @@ class Finder(pl.Callback):
         return None
 
     def _skip(self, trainer: pl.Trainer, reason: str) -> None:
-        """Go on with the result of an earlier test, if there is one, and tell."""
+        """Apply the result of an earlier test, if there is one, and log why the test is skipped."""
         module, changed = trainer.lightning_module, list[str]()
         if self.suggestion is not None and self.apply:
             if self._resumed:  # optimizer and schedulers come from the checkpoint
-                changed = self._show(module) if len(trainer.optimizers) == 1 else []
-            elif self._tested == id(module):  # a further fit of the same Trainer has made its optimizer anew
+                changed = self._show_on_module(module) if len(trainer.optimizers) == 1 else []
+            elif self._tested_module == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._use(trainer)
-            reason += f"; its {self._named()} is set again in {', '.join(changed)}" if changed else ""
+            reason += f"; its {self._found_value()} is set again in {', '.join(changed)}" if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")
 
     def _restore_epoch(self, epoch: int | None) -> None:
-        """Take over from a checkpoint when the result that it carries was found."""
+        """Restore from a checkpoint the epoch in which its result was found."""
         self._epoch = epoch
         self._resumed = True
 

@@ -1,4 +1,4 @@
-"""`MomentumProbe`, the callback: one short cycle for each largest momentum, and the choice between them."""
+"""`MomentumProbe`, the callback: one short cycle per largest momentum, and the choice between them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,38 +19,40 @@ from pl_onecycle.schedules import one_cycle_of, use_momentum
 class MomentumProbe(Probe):
     """Find the largest momentum of the cycle at the start of a fit, by short cycles, and train with it.
 
-    As `WeightDecayProbe`, after which it runs: the candidates are values of ``max_momentum``, at which a cycle begins
-    and ends. The smallest momentum of the cycle stays, and gives way only to a candidate below it. Where candidates
-    cannot be told apart the run's own stays, or else the smallest of them is taken. A run that cycles no momentum is
-    tried, and trained, with a constant one.
+    Works like `WeightDecayProbe` and runs after it. The candidates are values of ``max_momentum``, the momentum at the
+    start and the end of a cycle. ``base_momentum``, the smallest momentum of the cycle, stays; it is lowered only for a
+    candidate below it. If the difference between candidates is within noise, the probe chooses the run's own value if
+    it is among them, else the smallest of them. A run without a momentum cycle is tried, and trained, with a constant
+    momentum.
 
     *Changes* (with ``apply``) the ``max_momentum`` of a `OneCycleScheduler`; without one, the momentum, or beta1, of
-    the groups. Groups without momentum, or whose momentum is 0, are left alone.
+    the groups. Groups without momentum, or with momentum 0, stay unchanged.
 
     Args:
-        momentums: Candidates in [0, 1), none twice. The defaults are Smith's; beside them the run's own is tried.
-        num_steps: See `WeightDecayProbe`, as for the other arguments.
+        momentums: Candidates in [0, 1), none twice. The defaults are Smith's; with them the run's own is tried, too.
+        num_steps: Optimizer steps of each cycle, >= 10. See `WeightDecayProbe` for this and the other arguments.
         mode: ``"rise"`` or ``"cycle"``.
-        max_lr: Peak of the cycle, > ``min_lr``; None for that of the run.
-        min_lr: Where the rise begins, > 0.
-        early_stop_threshold: When a candidate has diverged; None never stops early but at a loss that is not finite.
-        val_batches: How many batches of each validation loader to validate on.
+        max_lr: Peak of the cycle, > ``min_lr``; None for the peak of the run.
+        min_lr: Learning rate at the start of the rise, > 0.
+        early_stop_threshold: Rise of the loss, in multiples of its fall so far, at which a candidate has diverged;
+            None stops early only at a loss that is not finite.
+        val_batches: Number of batches of each validation loader.
         monitor: Name of the logged metric that is the validation loss.
         optimizer: Index of the optimizer.
         apply: False only suggests.
         report: False writes no files and no logger curves.
 
     Attributes:
-        curves: After it ran, momentum -> `LossCurve`.
-        suggestion: After it ran, a `Choice` with ``value``, ``reason``, ``margin`` and ``noise``, or None.
+        curves: After a run, momentum -> `LossCurve`.
+        suggestion: After a run, a `Choice` with ``value``, ``reason``, ``margin`` and ``noise``, or None.
 
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument lies outside its range.
-        MisconfigurationException: In ``fit``, where the optimizer has no momentum, or no learning rate is known.
+        MisconfigurationException: In ``fit``, if the optimizer has no momentum or no learning rate is known.
 
     References:
-        arXiv:1803.09820, section 4.3. Differs: Smith compares constant momenta; here each candidate is cycled.
+        arXiv:1803.09820, section 4.3. Difference: Smith compares constant momenta; here each candidate is cycled.
     """
 
     title = "Momentum probe"
@@ -103,28 +105,28 @@ class MomentumProbe(Probe):
 
     @override
     def _policy(self, trainer: pl.Trainer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
-        # What is tried is what is then trained with: a cycle where the run has one, else a constant.
+        # The trial matches the later training: a cycle if the run has one, else a constant.
         base = min(cycle.base_momentum, value) if self._cycled_to(trainer) is not None else value
         return replace(cycle, base_momentum=base, max_momentum=value, cycle_momentum=True)
 
     def _cycled_to(self, trainer: pl.Trainer) -> float | None:
-        """The largest momentum of the run's cycle, or None where it cycles none."""
+        """Return the largest momentum of the run's cycle, or None if momentum is not cycled."""
         cycle = one_cycle_of(trainer, self.optimizer)
         if cycle is not None:
             return cycle.policy.max_momentum if cycle.policy.cycle_momentum else None
-        groups = trainer.optimizers[self.optimizer].param_groups  # torch's schedulers keep theirs there
+        groups = trainer.optimizers[self.optimizer].param_groups  # torch's schedulers store it there
         return max((float(group["max_momentum"]) for group in groups if "max_momentum" in group), default=None)
 
     @override
-    def _own(self, trainer: pl.Trainer) -> float:
+    def _value_before(self, trainer: pl.Trainer) -> float:
         cycled = self._cycled_to(trainer)
         if cycled is not None:
             return cycled
         return max(momentum_of(group) or 0.0 for group in trainer.optimizers[self.optimizer].param_groups)
 
     @override
-    def _of_equals(self, values: Sequence[float]) -> float:
-        # A large momentum is no gain by itself.
+    def _choose_among_equals(self, values: Sequence[float]) -> float:
+        # A large momentum is no advantage in itself.
         return self.before if self.before is not None and self.before in values else min(values)
 
     @override
@@ -133,5 +135,5 @@ class MomentumProbe(Probe):
         return use_momentum(trainer, self.optimizer, self.suggestion.value)
 
     @override
-    def _show(self, module: pl.LightningModule) -> list[str]:
+    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
         return []

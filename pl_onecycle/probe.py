@@ -1,7 +1,7 @@
 """`Probe`: compare candidates for one value of the parameter groups by short cycles.
 
-The engine under `weight_decay_probe.py` and `momentum_probe.py`: policy -> one trial for each candidate -> curves ->
-choice -> apply -> report. Which value it is, is theirs to say.
+The base class of `weight_decay_probe.py` and `momentum_probe.py`: policy -> one trial per candidate -> curves ->
+choice -> apply -> report. The subclasses define the value.
 """
 
 import math
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ProbeMode = Literal["rise", "cycle"]
 
-# A neighbour this close to a candidate need not be tried.
+# A neighbour within this relative distance of a candidate is not tried.
 ALIKE = 0.15
 
 
@@ -41,18 +41,19 @@ class Probe(Finder):
     """Try each candidate in isolated short cycles from the same state with the same batches, and choose one.
 
     Args:
-        candidates: Values to try, none twice; or a word that says how to find them. The run's own is tried beside the
-            defaults.
+        candidates: Values to try, none twice; or a word for a way to find them. With the default candidates the run's
+            own value is tried, too.
         num_steps: Optimizer steps of each cycle, >= 10.
         mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
             run's whole cycle, up, down and annihilated, in ``num_steps``.
-        max_lr: Peak of the cycle, > 0; None for that of the run.
-        min_lr: Where the rise begins, > 0.
-        early_stop_threshold: When a candidate has diverged, see `first_explosion`.
-        val_batches: How many batches of each validation loader to validate on, the same at each of ten times; 0 judges
-            by the training loss.
-        monitor: Name of the logged metric that is the validation loss; where it is not logged, what
-            ``validation_step`` returns is taken.
+        max_lr: Peak of the cycle, > 0; None for the peak of the run.
+        min_lr: Learning rate at the start of the rise, > 0.
+        early_stop_threshold: Rise of the loss, in multiples of its fall so far, at which a candidate has diverged, see
+            `first_explosion`.
+        val_batches: Number of batches of each validation loader, the same at each of ten checkups; with 0 the training
+            loss decides.
+        monitor: Name of the logged metric that is the validation loss; if it is not logged, the return value of
+            ``validation_step`` is used.
         optimizer: See `Finder`.
         apply: See `Finder`.
         report: See `Finder`.
@@ -60,7 +61,7 @@ class Probe(Finder):
 
     name: ClassVar[str]  # of the group value
     short: ClassVar[str]  # in the names of curves
-    words: ClassVar[tuple[str, ...]] = ()  # that may stand for candidates
+    words: ClassVar[tuple[str, ...]] = ()  # that the argument with the candidates accepts
     defaults: ClassVar[tuple[float, ...]]
 
     def __init__(
@@ -105,38 +106,38 @@ class Probe(Finder):
         self.curves: dict[float, LossCurve] = {}
         self.suggestion: Choice | None = None
 
-    # ------------------------------------------------------------------------------ what each of them does
+    # ------------------------------------------------------------------------- what a subclass defines
     @property
     def _argument(self) -> str:
-        """Name of the argument with the candidates."""
+        """The name of the argument with the candidates."""
         return f"{self.name}s"
 
     @abstractmethod
     def _check(self, value: Any) -> None:
-        """Raise unless ``value`` is one that can be tried."""
+        """Raise unless ``value`` is a valid candidate."""
 
     @abstractmethod
     def _candidates(self, optimizer: Optimizer) -> list[float]:
-        """What to try; MisconfigurationException for an optimizer that has no such value."""
+        """Return the candidates; raise MisconfigurationException if the optimizer has no such value."""
 
     @abstractmethod
-    def _own(self, trainer: pl.Trainer) -> float:
-        """The value that the run has without the probe."""
+    def _value_before(self, trainer: pl.Trainer) -> float:
+        """Return the value of the run without the probe."""
 
     def _neighbours(self, value: float) -> list[float]:
-        """What to try after ``value`` has turned out best."""
+        """Return the values to try if ``value`` is the best."""
         return []
 
     def _policy(self, trainer: pl.Trainer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
-        """The cycle of a candidate."""
+        """Return the cycle for a candidate."""
         return cycle
 
-    def _of_equals(self, values: Sequence[float]) -> float:
-        """Which of several that cannot be told apart to take."""
+    def _choose_among_equals(self, values: Sequence[float]) -> float:
+        """Choose one of several values whose difference is within noise."""
         return max(values)
 
     def _prepare(self, optimizer: Optimizer, value: float) -> None:
-        """Write a candidate into the groups of an optimizer on trial."""
+        """Write a candidate into the groups of the optimizer in a trial."""
 
     # ------------------------------------------------------------------------------------------ state
     @override
@@ -166,32 +167,32 @@ class Probe(Finder):
 
     @override
     def find(self, trainer: pl.Trainer) -> None:
-        """Run the whole line, from the trials to the report."""
+        """Run the whole probe, from the trials to the report."""
         candidates, cycle = self._candidates(trainer.optimizers[self.optimizer]), self._cycle(trainer)
-        before = self.before = self._own(trainer)
+        before = self.before = self._value_before(trainer)
         if tuple(candidates) == self.defaults and before > 0 and before not in candidates:
-            candidates.append(before)  # not to be replaced by what it was never compared with
+            candidates.append(before)  # so that only a value compared with it can replace it
         self.curves = {}
         most = len(candidates) + len(self._neighbours(candidates[0]))
         with progress_bar(trainer, most * self.num_steps, self.title) as advance:
             self._try_all(trainer, cycle, candidates, advance)
             best = self._choose()
-            if isinstance(best, Choice) and not best.within_noise:  # else there is nothing to look closer at
+            if isinstance(best, Choice) and not best.within_noise:  # within noise a finer search is pointless
                 near = [it for it in self._neighbours(best.value) if not self._is_near_another(it)]
                 self._try_all(trainer, cycle, near, advance)
         answer = self._choose()
         self.suggestion = answer if isinstance(answer, Choice) else None
         changed: list[str] = []
         if self.suggestion is None:
-            found = f"no choice, because {self.why}; training goes on with {self.name} {before:.3g}"
+            found = f"no choice, because {self.why}; training continues with {self.name} {before:.3g}"
         elif self.apply:
             changed = self._use(trainer)
             found = f"{self.name} {before:.3g} -> {self.suggestion.value:.3g} ({self.why}), set in {', '.join(changed)}"
         else:
             found = f"suggests {self.name} {self.suggestion.value:.3g} ({self.why})"
-            found += f"; not applied, training goes on with {before:.3g}"
+            found += f"; not applied, training continues with {before:.3g}"
         where = self._write(trainer, changed)
-        rank_zero_info(f"{self.title} ({self._told(trainer, cycle)}): {found}{where}.")
+        rank_zero_info(f"{self.title} ({self._description(trainer, cycle)}): {found}{where}.")
 
     def _cycle(self, trainer: pl.Trainer) -> OneCyclePolicy:
         peak = peak_of(trainer, self.optimizer) if self.max_lr is None else self.max_lr
@@ -235,38 +236,38 @@ class Probe(Finder):
         return any(math.isclose(value, tried, rel_tol=ALIKE) for tried in self.curves)
 
     def _choose(self) -> Choice | str:
-        return choose(self.curves, self.name, self._of_equals)
+        return choose(self.curves, self.name, self._choose_among_equals)
 
-    def _told(self, trainer: pl.Trainer, cycle: OneCyclePolicy) -> str:
-        """How it was tried."""
+    def _description(self, trainer: pl.Trainer, cycle: OneCyclePolicy) -> str:
+        """Describe the trials for the log line."""
         known = self.max_lr is not None or any(
             it.finds_lr and it.suggestion and it.apply for it in self._others(trainer)
         )
         whose = "" if known else " of the optimizer, as no range test has set another"
-        told = [
+        parts = [
             f"{len(self.curves)} candidate{'' if len(self.curves) == 1 else 's'}",
             f"{self.num_steps} steps each",
             f"max_lr {cycle.max_lr:.3g}{whose}",
         ]
-        told += [f"{self.saved:.0%} of the steps saved"] if self.saved else []
+        parts += [f"{self.saved:.0%} of the steps saved"] if self.saved else []
         if not any(curve.val_loss for curve in self.curves.values()):
             there_is = self.val_batches > 0 and trainer.enable_validation
-            missing = f"validation tells no `{self.monitor}`" if there_is else "there is no validation loss"
-            told.append(f"judged by the training loss, as {missing}")
-        return ", ".join(told)
+            missing = f"validation produces no `{self.monitor}`" if there_is else "there is no validation loss"
+            parts.append(f"judged by the training loss, as {missing}")
+        return ", ".join(parts)
 
     def _others(self, trainer: pl.Trainer) -> list[Finder]:
-        """The other finders of this optimizer."""
+        """Return all finders of this optimizer."""
         return [it for it in finders(trainer) if it.optimizer == self.optimizer]
 
     @property
     def saved(self) -> float:
-        """Share of the steps that were not run, as their candidate had diverged or had become hopeless."""
+        """Share of the steps that were not run because their candidate had diverged or become hopeless."""
         run = sum(min(len(curve), self.num_steps) for curve in self.curves.values())
         return 1 - run / (len(self.curves) * self.num_steps) if self.curves else 0.0
 
     @override
-    def _named(self) -> str:
+    def _found_value(self) -> str:
         assert self.suggestion is not None
         return f"{self.name} {self.suggestion.value:.3g}"
 
@@ -276,7 +277,7 @@ class Probe(Finder):
         return str(self._choose()) if self.suggestion is None else self.suggestion.reason
 
     def facts(self) -> dict[str, Any]:
-        """Return what the report tells of the probe besides its curves."""
+        """Return the contents of the report other than the curves."""
         settings = ("num_steps", "mode", "max_lr", "min_lr", "early_stop_threshold", "val_batches", "monitor", "apply")
         return {
             "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
@@ -286,8 +287,8 @@ class Probe(Finder):
         }
 
     def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
-        """Write the report and return the end of a sentence that says where it is."""
-        root = trainer.log_dir or trainer.default_root_dir  # all ranks must ask
+        """Write the report and return the end of a log line, which names its location."""
+        root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
         if not self.report or not trainer.is_global_zero:
             return ""
         name, facts = f"{self.name}_probe", {**self.facts(), "changed": changed}
@@ -301,22 +302,22 @@ class Probe(Finder):
 
     # ------------------------------------------------------------------------------------------- view
     def labelled(self) -> dict[str, LossCurve]:
-        """Return the curves under the names that they have in files and loggers."""
+        """Return the curves under their names in files and loggers."""
         return {self._label(value): self.curves[value] for value in sorted(self.curves, reverse=True)}
 
     @property
     def chosen(self) -> str | None:
-        """The name of the chosen curve, if there is one."""
+        """The name of the chosen curve, or None."""
         return None if self.suggestion is None else self._label(self.suggestion.value)
 
     def _label(self, value: float) -> str:
         return f"{self.short}={value:g}"
 
     def plot(self, ax: "Axes | None" = None) -> "Figure":
-        """Draw the training loss of all candidates over the lr or the steps, and beside it their validation loss.
+        """Draw the training loss of all candidates over the lr or the steps, and next to it their validation loss.
 
         Args:
-            ax: Draw the training loss here, and nothing else, instead of into a new figure.
+            ax: Axes for the training loss only, instead of a new figure with both losses.
 
         Raises:
             RuntimeError: The probe has not run.

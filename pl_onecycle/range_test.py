@@ -29,77 +29,78 @@ if TYPE_CHECKING:
 
 _NAME = "lr_range_test"
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
-# Steps of a sweep with stairs or over a linear range.
+# Default number of steps of a linear or staircase sweep.
 FIXED = 100
 
 
 class LRRangeTest(Finder):
-    """Find the learning rate at the start of a fit, and again where asked, and train with it.
+    """Find the learning rate at the start of a fit, and again at milestones, and train with it.
 
     Sweeps the learning rate over a few isolated training steps, reads a ``max_lr`` off the loss curve and makes it the
-    peak of whatever schedule the optimizer has. By default that takes at most 150 optimizer steps: a coarse sweep finds
-    the part that matters, and a dense one over it gives the curve that is read. ``verify`` adds short cycles at several
-    lrs around the suggestion. Where the curve supports no suggestion, the reason is told and training goes on with the
-    user's own lr.
+    peak of the optimizer's schedule, whatever its kind. By default the test takes at most 150 optimizer steps: a coarse
+    sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. ``verify``
+    adds short cycles at several lrs around the suggestion. If the curve supports no suggestion, the test logs the
+    reason and training continues with the user's own lr.
 
-    *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, when the module's ``on_train_start``
-    has run, and at that of each epoch in ``milestones``, from the state then. Skipped with ``fast_dev_run``; a resumed
-    fit goes on with the result that its checkpoint carries. It runs before other finders of this package, wherever they
-    are in the list. List it before callbacks that log the lr at the start of an epoch, and behind those that add
-    parameter groups or change the accumulation then.
+    *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
+    ``on_train_start``, and at that of each epoch in ``milestones``, from the current state. Skipped with
+    ``fast_dev_run``; a resumed fit continues with the result in its checkpoint. The test runs before other finders of
+    this package, whatever their order in the list of callbacks. List it before callbacks that log the lr at the start
+    of an epoch, and after those that add parameter groups or change the accumulation there.
 
     *Changes* (with ``apply``) the learning rates of the optimizer's parameter groups, which keep their ratios, and of
     its schedulers; with one optimizer also the module's ``lr`` or ``learning_rate``, and those in ``hparams``. At a
-    milestone a `OneCycleScheduler` begins a new cycle over what is left of the run; other schedules keep their place.
+    milestone a `OneCycleScheduler` begins a new cycle over the rest of the run; other schedules keep their position.
 
-    *Leaves alone* all else: after the test, weights, buffers, optimizer state, random streams, loaders, metrics,
-    loggers and counters are as before it, bit for bit, also after an exception or Ctrl-C. Not owed is what user code
-    changes inside objects other than modules, optimizers, tensors, arrays, random generators and containers of them; of
-    such objects in the module a change that can be seen is warned of. Batches of a source that cannot be started over
-    go to the real run, but the random numbers drawn in making them are not drawn again; what the workers of a
-    loader take from one queue is lost.
+    *Restores* everything else: after the test, weights, buffers, optimizer state, random streams, loaders, metrics,
+    loggers and counters are as before it, bit for bit, also after an exception or Ctrl-C. Not restored: state that user
+    code changes inside objects other than modules, optimizers, tensors, arrays, random generators and containers of
+    them; a warning names such objects in the module if their change is visible. If a data source cannot start over, the
+    real run gets the batches that the test took, but the random numbers drawn to make them are not drawn again; what
+    the workers of a loader take from one queue is lost.
 
     Args:
-        min_lr: Where the sweep begins, > 0.
-        max_lr: Where it ends, > ``min_lr``. Without ``num_steps`` the range says where to look first; the sweep leaves
-            it on either side where the loss asks for it.
-        num_steps: None for as many steps as the curve needs, at most 150; else one sweep over exactly the range in so
-            many optimizer steps, >= 2. A loader that is shorter starts over.
+        min_lr: Learning rate at the start of the sweep, > 0.
+        max_lr: Learning rate at its end, > ``min_lr``. Without ``num_steps`` this range is only the first to be tried;
+            the sweep extends it on either side if the loss requires it.
+        num_steps: None for as many steps as the curve needs, at most 150; a number for one sweep over exactly this
+            range in that number of optimizer steps, >= 2. A shorter loader starts over.
         mode: ``"exponential"``, ``"linear"`` or ``"staircase"``, see `RangeTestPolicy`; the last two take 100 steps
-            where ``num_steps`` is None.
+            if ``num_steps`` is None.
         num_stairs: Number of stairs in ``"staircase"`` mode.
-        method: How the suggestion is read off the curve, see `suggest`.
+        method: Rule that reads the suggestion off the curve, see `suggest`.
         early_stop_threshold: > 0: the sweep has diverged once the loss rises by this many times its fall so far, see
-            `first_explosion`; None never stops early but at a loss that is not finite. 4 is Lightning's default.
+            `first_explosion`; None stops early only at a loss that is not finite. 4 is Lightning's default.
             The coarse sweep has its own rule, see `has_risen`.
-        monitor: What the curve is of: ``"train_loss"``, the loss of each step; ``"val_loss"``, the mean over the same
+        monitor: Quantity of the curve: ``"train_loss"``, the loss of each step; ``"val_loss"``, the mean over the same
             few validation batches; or the name of a metric that the module logs in its training or validation steps.
-            The coarse sweep always goes by the training loss.
-        monitor_mode: ``"min"``, or ``"max"`` for a metric of which more is better; the curve is then of its negative.
-        val_batches: How many batches of each validation loader, where ``monitor`` or ``verify`` validate.
-        val_every: Optimizer steps between two looks at what is monitored in the sweep that is read; each validation
-            takes ``val_batches`` batches.
-        verify: Verify the suggestion by short cycles from the same state on the same batches, at so many lrs a quarter
-            of a decade apart, odd, >= 3; True for 5. They are judged by validation loss where there are validation data
-            and else by training loss, and their answer replaces the suggestion, see `verified`.
+            The coarse sweep always uses the training loss.
+        monitor_mode: ``"min"``, or ``"max"`` for a metric that should be high; the curve then shows its negative.
+        val_batches: Number of batches of each validation loader, if ``monitor`` or ``verify`` requires validation.
+        val_every: Optimizer steps between two checkups of the monitored quantity in the dense or fixed sweep; each
+            validation takes ``val_batches`` batches.
+        verify: Verify the suggestion by this number of short cycles, odd, >= 3; True for 5. They start from the same
+            state, use the same batches and differ in lr, by steps of a quarter of a decade. They are compared by
+            validation loss if there are validation data, else by training loss, and their result replaces the
+            suggestion, see `verified`.
         verify_steps: Optimizer steps of each of these cycles, >= 10.
         optimizer: Index of the optimizer whose lr is found, in the order of ``configure_optimizers``; the others keep
-            theirs.
-        milestones: Epochs >= 1 at whose start to test again.
+            their lr.
+        milestones: Epochs >= 1 at whose start the test runs again.
         apply: False only suggests.
         report: False writes no files and no logger curves.
 
     Attributes:
-        curve: After it ran, the `LossCurve` that the suggestion was read off.
-        suggestion: After it ran, its `Suggestion`, or None where there is none.
-        coarse: The curves of the coarse sweeps before it.
-        cycles: The curves of the short cycles that have verified it, by their lr.
-        steps: How many optimizer steps the test took in all.
+        curve: After a run, the `LossCurve` that the suggestion was read off.
+        suggestion: After a run, its `Suggestion`, or None if there is none.
+        coarse: The curves of the coarse sweeps.
+        cycles: The curves of the short cycles that verified the suggestion, by their lr.
+        steps: Number of optimizer steps of the whole test.
 
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument lies outside its range.
-        MisconfigurationException: In ``fit``, where the module has no such optimizer, or not a usable one.
+        MisconfigurationException: In ``fit``, if the module has no such optimizer or it is not usable.
 
     Example:
         >>> trainer = pl.Trainer(max_epochs=30, callbacks=[LRRangeTest()], logger=False, enable_progress_bar=False)
@@ -207,16 +208,16 @@ class LRRangeTest(Finder):
 
     @override
     def find(self, trainer: pl.Trainer) -> None:
-        """Run the whole line, from the sweeps to the report."""
+        """Run the whole test, from the sweeps to the report."""
         self._forget()
         budget, count = self._budget, CYCLES if self.verify is True else int(self.verify)
         most = budget + count * self.verify_steps
         if count:
-            told = f"{budget} + {count} x {self.verify_steps} = {most}"
-            rank_zero_info(f"{self.title}: at most {told} optimizer steps.")
+            total = f"{budget} + {count} x {self.verify_steps} = {most}"
+            rank_zero_info(f"{self.title}: at most {total} optimizer steps.")
         with progress_bar(trainer, most, self.title) as advance:
             curve, is_to_be_read = self._sweep(trainer, advance)
-            # A fixed sweep takes one step more than it is asked for, to see the effect of the last one.
+            # A fixed sweep takes one step more than `num_steps`, to measure the effect of the last one.
             run = self.steps if self._is_adaptive else min(self.steps, budget)
             swept = f"{self.title} ({run} of {budget} steps, {curve.outcome})"
             self.curve, self.suggestion = curve, suggest(curve, self.method) if is_to_be_read else None
@@ -227,13 +228,13 @@ class LRRangeTest(Finder):
         before = self.before = peak_of(trainer, self.optimizer)
         changed: list[str] = []
         if self.suggestion is None:
-            found = f"no suggestion, because {self.why}; training goes on with lr {before:.3g}"
+            found = f"no suggestion, because {self.why}; training continues with lr {before:.3g}"
         elif self.apply:
             changed = self._use(trainer)
             found = f"max_lr {before:.3g} -> {self.suggestion.lr:.3g} ({self.why}), set in {', '.join(changed)}"
         else:
             found = f"suggests max_lr {self.suggestion.lr:.3g} ({self.why})"
-            found += f"; not applied, training goes on with lr {before:.3g}"
+            found += f"; not applied, training continues with lr {before:.3g}"
         where = self._write(trainer, changed)
         rank_zero_info(f"{swept}: {found}{where}.")
 
@@ -243,29 +244,29 @@ class LRRangeTest(Finder):
 
     @property
     def _budget(self) -> int:
-        """Optimizer steps of the sweeps at most."""
+        """The largest number of optimizer steps of all sweeps."""
         return BUDGET if self._is_adaptive else self.num_steps or FIXED
 
     def _sweep(self, trainer: pl.Trainer, advance: Advance) -> tuple[LossCurve, bool]:
-        """Run the sweeps; return the last curve and whether it is one to read."""
+        """Run the sweeps; return the last curve and whether a suggestion can be read off it."""
         if not self._is_adaptive:
             policy = RangeTestPolicy(self.min_lr, self.max_lr, self._budget, self.mode, self.num_stairs)
             return self._measure(trainer, policy, advance), True
         while (coarse := coarse_sweep(self.coarse, self.min_lr, self.max_lr)) is not None:
-            # A look makes the host wait for an accelerator; here that is at most 72 times in a fit.
+            # Each checkup makes the host wait for the accelerator; here this happens at most 72 times per fit.
             looks = Looks(range(MIN_LOSSES, coarse.num_steps), is_hopeless=has_risen)
             self.coarse.append(self._try(trainer, coarse, advance, None, looks))
         dense = dense_sweep(self.coarse)
         return (self.coarse[-1], False) if dense is None else (self._measure(trainer, dense, advance), True)
 
     def _measure(self, trainer: pl.Trainer, policy: Policy, advance: Advance) -> LossCurve:
-        """Run a sweep that is read, and return the curve of what is monitored."""
+        """Run the sweep for the suggestion, and return the curve of the monitored quantity."""
         at = range(self.val_every, policy.total_steps + 1, self.val_every)
         looks = None if self.monitor == TRAIN_LOSS else self._looks(at, self.monitor)
         curve = self._try(trainer, policy, advance, self.early_stop_threshold, looks)
         if self.monitor == VAL_LOSS and not curve.val_loss and len(curve) > self.val_every:
             raise MisconfigurationException(
-                f"Validation told no loss: log `{VAL_LOSS}` in `validation_step`, or return the loss from it."
+                f"Validation produced no loss: log `{VAL_LOSS}` in `validation_step`, or return the loss from it."
             )
         return curve if looks is None else curve.monitored()
 
@@ -276,14 +277,14 @@ class LRRangeTest(Finder):
     def _try_cycles(self, trainer: pl.Trainer, lrs: Sequence[float], advance: Advance) -> None:
         """Run a short cycle at each lr."""
         for lr in lrs:
-            # A trial takes one step more than its policy, to see the effect of the last one.
+            # A trial takes one step more than its policy, to measure the effect of the last one.
             policy = short_cycle(trainer, self.optimizer, lr, self.verify_steps - 1)
             looks = self._looks([policy.total_steps], self._judged_by)
             self.cycles[lr] = self._try(trainer, policy, advance, self.early_stop_threshold, looks)
 
     @property
     def _judged_by(self) -> str:
-        """What short cycles are judged by, where there is such a thing."""
+        """The quantity by which short cycles are compared, if it exists."""
         return VAL_LOSS if self.monitor == TRAIN_LOSS else self.monitor
 
     def _verified(self, found: Suggestion) -> Suggestion | str:
@@ -315,7 +316,7 @@ class LRRangeTest(Finder):
             return self._why_not()
         why = f"{self.suggestion.method}: {self.suggestion.reason}"
         if self.suggestion.is_unsure:
-            why += f"; unsure, as it could be {self.suggestion.low:.2g} to {self.suggestion.high:.2g} as well"
+            why += f"; unsure, as it could also be {self.suggestion.low:.2g} to {self.suggestion.high:.2g}"
         return why
 
     def _why_not(self) -> str:
@@ -326,11 +327,11 @@ class LRRangeTest(Finder):
         reason = refusal(self.curve, self.method)
         if reason is not None:
             return reason
-        lowest, highest = self.coarse[0].lr[0], self.coarse[-1].lr[-1]  # none of them has shown where to look closer
+        lowest, highest = self.coarse[0].lr[0], self.coarse[-1].lr[-1]  # no coarse sweep has found a relevant range
         return f"the loss neither falls nor rises clearly between lr {lowest:.3g} and {highest:.3g}"
 
     @override
-    def _named(self) -> str:
+    def _found_value(self) -> str:
         assert self.suggestion is not None
         return f"max_lr {self.suggestion.lr:.3g}"
 
@@ -340,12 +341,12 @@ class LRRangeTest(Finder):
         return use_max_lr(trainer, self.optimizer, self.suggestion.lr)
 
     @override
-    def _show(self, module: pl.LightningModule) -> list[str]:
+    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
         assert self.suggestion is not None
         return set_attributes(module, LR_NAMES, self.suggestion.lr)
 
     def facts(self) -> dict[str, Any]:
-        """Return what the report tells of the test besides its curve."""
+        """Return the contents of the report other than the curve."""
         return {
             "suggestion": None if self.suggestion is None else asdict(self.suggestion),
             "refusal": None if self.suggestion is not None else self.why,
@@ -356,8 +357,8 @@ class LRRangeTest(Finder):
         }
 
     def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
-        """Write the report and return the end of a sentence that says where it is."""
-        root = trainer.log_dir or trainer.default_root_dir  # all ranks must ask
+        """Write the report and return the end of a log line, which names its location."""
+        root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
         if not self.report or not trainer.is_global_zero:
             return ""
         curve, planned = self.curve, one_cycle_of(trainer, self.optimizer)
@@ -376,9 +377,9 @@ class LRRangeTest(Finder):
         """Draw raw and smoothed loss over log lr, with the suggestion.
 
         Args:
-            ax: Draw here instead of into a new figure.
-            planned: A schedule to draw beside it, e.g. ``scheduler.policy``.
-            all_methods: True marks what each method of `suggest` reads off the curve.
+            ax: Axes to draw into, instead of a new figure.
+            planned: A schedule to draw in the same figure, e.g. ``scheduler.policy``.
+            all_methods: True also marks the suggestion of each method of `suggest`.
 
         Raises:
             RuntimeError: The test has not run.
@@ -391,7 +392,7 @@ class LRRangeTest(Finder):
 
     @property
     def label(self) -> str:
-        """What the curve is of, for people."""
+        """The name of the quantity on the curve, for plots."""
         name = "training loss" if self.monitor == TRAIN_LOSS else self.monitor
         return f"-{name}" if self.monitor_mode == "max" else name
 

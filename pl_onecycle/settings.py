@@ -1,4 +1,4 @@
-"""`OneCycleSettings`: values from outside that a run is to be trained with, found before or typed.
+"""`OneCycleSettings`: values from outside the module, found earlier or typed, that a run trains with.
 
 They reach `configure_one_cycle` and the optimizer through the Trainer, so that a module needs no change.
 """
@@ -20,39 +20,39 @@ _OF_EXP_DECAY = ("rampup_epochs", "sustain_epochs", "exp_decay", "steps_per_epoc
 
 
 class OneCycleSettings(pl.Callback):
-    """Train with these values instead of the module's; None leaves a value as the module has it.
+    """Train with these values instead of the module's; None keeps the module's value.
 
-    *Runs at* ``on_fit_start``, when the optimizer exists and a checkpoint's state is still to come: a resumed run goes
-    on with what its checkpoint has.
+    *Runs at* ``on_fit_start``, after the optimizer is created and before a checkpoint's state is loaded: a resumed run
+    continues with the values of its checkpoint.
 
     *Changes* the peak learning rate and the weight decay of the optimizer, as `LRRangeTest` and `WeightDecayProbe` do,
     and the schedule that `configure_one_cycle` returns.
 
     Args:
-        max_lr: Peak learning rate, > 0, of the parameter group with the largest one; the others keep their ratio.
-        weight_decay: Largest weight decay, >= 0; groups at 0 beside decayed ones stay at 0.
+        max_lr: Peak learning rate, > 0, of the parameter group with the largest one; the ratios between groups stay.
+        weight_decay: Largest weight decay of any group, >= 0; groups at 0 stay at 0, unless all groups are at 0.
         preset: Schedule whose defaults are used: ``"smith"``, ``"torch"``, ``"torch_three_phase"``, ``"fastai"`` or
             ``"exp_decay"``.
         pct_start: Share of the steps in the rise.
         pct_plateau: Share of the steps held at ``max_lr``.
         pct_annihilation: Share of the steps in the annihilation.
-        div_factor: Peak over initial learning rate, >= 1.
-        final_div_factor: Initial over final learning rate.
+        div_factor: Ratio of peak to initial learning rate, >= 1.
+        final_div_factor: Ratio of initial to final learning rate.
         anneal_strategy: Shape of every phase: ``"linear"``, ``"cos"`` or ``"exponential"``.
-        cycle_momentum: False leaves momentum alone.
+        cycle_momentum: False leaves momentum unchanged.
         base_momentum: Momentum at the peak of the learning rate, in [0, 1).
         max_momentum: Momentum at the start and at the end, in [0, 1).
-        rampup_epochs: Of ``"exp_decay"``: epochs of the rise.
-        sustain_epochs: Of ``"exp_decay"``: epochs at the peak.
-        exp_decay: Of ``"exp_decay"``: share of the way down that an epoch leaves.
-        steps_per_epoch: Of ``"exp_decay"``: optimizer steps of an epoch.
+        rampup_epochs: For ``"exp_decay"``: epochs of the rise.
+        sustain_epochs: For ``"exp_decay"``: epochs at the peak.
+        exp_decay: For ``"exp_decay"``: share of the remaining way down that is left after one epoch.
+        steps_per_epoch: For ``"exp_decay"``: optimizer steps per epoch.
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
-        tuned_for: Name of the model's class that the values were found for; another model is an error.
+        tuned_for: Class name of the model that the values were found for; fitting a model of another class is an error.
 
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument lies outside its range.
-        MisconfigurationException: In ``fit``, where the values are for another model, or there is nothing that they
+        MisconfigurationException: In ``fit``, if the values were found for another model or there is nothing that they
             could change.
 
     Example:
@@ -107,14 +107,14 @@ class OneCycleSettings(pl.Callback):
         self.steps_per_epoch = steps_per_epoch
         self.optimizer = optimizer
         self.tuned_for = tuned_for
-        # Checks them, each beside values that leave it room, as the module may have others.
+        # Validate the given arguments only: the module may supply the others, so `room` has values that suit any.
         own = preset or ("exp_decay" if {*self.policy_arguments} & {*_OF_EXP_DECAY} else "smith")
         room = {"pct_annihilation": 0.0, "base_momentum": 0.0, "max_momentum": 0.9999, "preset": own}
         from_preset(max_lr=1.0, total_steps=100, **{**room, **self.policy_arguments})
 
     @property
     def policy_arguments(self) -> dict[str, Any]:
-        """The arguments of the schedule that are given, ``preset`` among them."""
+        """The schedule arguments that are given, including ``preset``."""
         names = ("preset", *PolicyArguments.__annotations__)
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -135,21 +135,21 @@ class OneCycleSettings(pl.Callback):
                 f"The one-cycle settings {sorted(self.policy_arguments)} have no schedule to change:"
                 f" `{type(pl_module).__name__}.configure_optimizers` does not use `configure_one_cycle`."
             )
-        told = []
+        parts = []
         if self.max_lr is not None:
             changed = use_max_lr(trainer, self.optimizer, self.max_lr)
-            told.append(f"max_lr {self.max_lr:.3g} in {', '.join(changed)}")
+            parts.append(f"max_lr {self.max_lr:.3g} in {', '.join(changed)}")
             if not schedulers_of(trainer, self.optimizer)[0]:
-                told.append("the optimizer has no schedule, so that is its lr throughout")
+                parts.append("the optimizer has no schedule, so its lr stays at this value")
         if self.weight_decay is not None:
             changed = use_weight_decay(trainer, self.optimizer, self.weight_decay)
-            told.append(f"weight_decay {self.weight_decay:.3g} in {', '.join(changed)}")
-        told += [f"{name} {value}" for name, value in self.policy_arguments.items()]
-        rank_zero_info(f"One-cycle settings: {'; '.join(told)}.")
+            parts.append(f"weight_decay {self.weight_decay:.3g} in {', '.join(changed)}")
+        parts += [f"{name} {value}" for name, value in self.policy_arguments.items()]
+        rank_zero_info(f"One-cycle settings: {'; '.join(parts)}.")
 
 
 def settings_of(module: pl.LightningModule) -> OneCycleSettings:
-    """Return the settings of the module's Trainer; where it has none, such that change nothing."""
+    """Return the settings of the module's Trainer, or settings that change nothing if it has none."""
     try:
         callbacks = getattr(module.trainer, "callbacks", ())
     except RuntimeError:  # no Trainer
@@ -158,7 +158,7 @@ def settings_of(module: pl.LightningModule) -> OneCycleSettings:
 
 
 def check_model(module: pl.LightningModule, tuned_for: str | None, error: type[Exception] = ValueError) -> None:
-    """Raise ``error`` where values were found for another model."""
+    """Raise ``error`` if the values were found for another model."""
     name = type(module).__qualname__
     if tuned_for not in (None, name):
         raise error(f"These values were tuned for {tuned_for}, and this model is {name}: tune it, or leave them out.")

@@ -1,4 +1,4 @@
-"""`TuneResult`: what tuning came to, printed, as a config, and applied to a model."""
+"""`TuneResult`: the values that tuning found, as a table, as a config, and applied to a model."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -13,24 +13,24 @@ from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect
 from pl_onecycle.settings import OneCycleSettings, check_model
 
-# Attributes and hparams of a model or a data module.
+# Names of the attribute and hparam of a model or a data module.
 BATCH_NAMES = ("batch_size",)
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What tuning came to. Printed, it is a small table.
+    """The values that tuning found. Printing a result shows a small table.
 
     Attributes:
-        max_lr: The peak learning rate to use, for the group with the largest one; None where none was found.
-        weight_decay: The weight decay to use; None where none was found.
-        batch_size: The largest batch size that fits; None where it was not asked for.
-        tuned_for: Name of the model's class.
-        before: What the model had instead, by name.
-        reasons: For each value that was looked for, why it is what it is, or why there is none.
-        directory: Where the files are; None where they could not be written, or on other processes than rank zero.
-        on_data: Whether the batch size is the data module's, and not the model's.
-        optimizer: Index of the optimizer that was tuned, in the order of ``configure_optimizers``.
+        max_lr: Peak learning rate for the group with the largest one; None if none was found.
+        weight_decay: Weight decay to train with; None if none was found.
+        batch_size: Largest batch size that fits; None if the search was not requested.
+        tuned_for: Class name of the tuned model.
+        before: The model's values before tuning, by name.
+        reasons: For each requested value, the reason for it, or the reason why there is none.
+        directory: Directory of the files; None if they could not be written, or on processes other than rank zero.
+        on_data: Whether the batch size belongs to the data module instead of the model.
+        optimizer: Index of the tuned optimizer, in the order of ``configure_optimizers``.
     """
 
     max_lr: float | None
@@ -44,18 +44,18 @@ class TuneResult:
     optimizer: int = 0
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
-        """Let every fit of ``model`` from now on train with the values found; nothing is trained here.
+        """Make every later fit of ``model`` train with the values found; nothing is trained here.
 
-        The learning rate becomes the peak of whatever schedule the fit has, as `LRRangeTest` makes it. ``batch_size``
-        of the model and its ``hparams`` is set here, where it exists; ``lr``, ``learning_rate``, ``weight_decay`` and
-        ``wd`` follow when a fit begins.
+        The learning rate becomes the peak of the fit's schedule, whatever its kind, as with `LRRangeTest`.
+        ``batch_size`` of the model and its ``hparams`` is set here, if it exists; ``lr``, ``learning_rate``,
+        ``weight_decay`` and ``wd`` are set when a fit begins.
 
         Args:
-            model: The model that was tuned, or another of its class.
-            datamodule: Gets the batch size.
+            model: The tuned model, or another instance of its class.
+            datamodule: Data module that receives the batch size.
 
         Raises:
-            ValueError: The values were tuned for another model, or there is a batch size that nobody takes.
+            ValueError: The values were tuned for another model, or neither model nor data module has a ``batch_size``.
 
         Example:
             >>> result = TuneResult(max_lr=0.1, weight_decay=1e-4, batch_size=None, tuned_for="Net")
@@ -75,7 +75,7 @@ class TuneResult:
         model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
-        """Return the values as a config of `OneCycleCLI`, as it stands in ``tuned.yaml``."""
+        """Return the values as a config for `OneCycleCLI`, the content of ``tuned.yaml``."""
         found = {"max_lr": self.max_lr, "weight_decay": self.weight_decay}
         values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
         values |= {"optimizer": self.optimizer} if self.optimizer else {}
@@ -102,7 +102,7 @@ class TuneResult:
 
 
 class _Applied:
-    """A module's ``on_fit_start`` that applies settings after its own; can be copied and pickled with the module."""
+    """An ``on_fit_start`` that calls the module's own and then applies settings; copied and pickled with the module."""
 
     def __init__(self, model: pl.LightningModule, users: Callable[[], None], settings: OneCycleSettings) -> None:
         self.model, self.users, self.settings = model, users, settings
@@ -119,5 +119,5 @@ def _short(value: float | None) -> str:
 
 
 def plain(model: Any) -> Any:
-    """The module inside one that ``torch.compile`` has made."""
+    """Return the original module of one that ``torch.compile`` wrapped."""
     return getattr(model, "_orig_mod", model)

@@ -1,6 +1,6 @@
-"""`tune`: batch size, learning rate and weight decay in one call, before any training.
+"""`tune`: find batch size, learning rate and weight decay in one call, before training.
 
-Lightning 2 removed ``Trainer.tune``; here it is again, with the callbacks that find the same values within a fit.
+Lightning 2 removed ``Trainer.tune``; this one uses the callbacks that find the same values within a fit.
 """
 
 import copy
@@ -32,10 +32,10 @@ AnyFinder = TypeVar("AnyFinder", LRRangeTest, WeightDecayProbe)
 
 
 class OneCycleTuner:
-    """Answers Smith's recipe for a model, with any Trainer.
+    """Run Smith's recipe for a model, with any Trainer.
 
     Args:
-        trainer: It is as new afterwards.
+        trainer: The Trainer to use; it is restored afterwards.
 
     Example:
         >>> tuner = OneCycleTuner(pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False))
@@ -63,31 +63,31 @@ class OneCycleTuner:
     ) -> TuneResult:
         """Find batch size, learning rate and weight decay of ``model``, in this order, and train nothing.
 
-        Runs what the callbacks would run at the start of a fit, and leaves. The Trainer's other callbacks see that
-        fit's hooks up to ``on_train_epoch_start``; loggers see none of it. Afterwards model, data module, random
-        streams and Trainer are as before. The result is printed and written to ``tune/`` under the logger's directory,
-        or ``default_root_dir``: ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
+        Starts a fit, runs the range test and the probe as callbacks do, and ends the fit. The Trainer's other callbacks
+        receive the hooks of this fit up to ``on_train_epoch_start``; loggers receive nothing. Afterwards model, data
+        module, random streams and Trainer are restored. The result is printed and written to ``tune/`` in the logger's
+        directory, or ``default_root_dir``: ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
 
         Args:
             model: The model; one with `configure_one_cycle` needs no change.
-            train_dataloaders: As for ``Trainer.fit``, and so are the next two.
-            val_dataloaders: Where there are any, weight decay is chosen by the validation loss.
-            datamodule: Instead of loaders.
-            lr_range_test: A test to run, or True for that among the Trainer's callbacks, if any, else the default one;
-                False leaves it out.
-            weight_decay_probe: A probe to run, or True for that among the Trainer's callbacks, if any, else the default
-                one; False leaves it out.
-            batch_size: True first finds the largest batch size that fits, by Lightning's ``BatchSizeFinder``.
+            train_dataloaders: Training data, as for ``Trainer.fit``.
+            val_dataloaders: Validation data, as for ``Trainer.fit``; if given, validation loss decides on weight decay.
+            datamodule: Data module, as for ``Trainer.fit``, instead of loaders.
+            lr_range_test: The test to run; True for the one among the Trainer's callbacks, or a default one if there is
+                none; False for no test.
+            weight_decay_probe: The probe to run; True for the one among the Trainer's callbacks, or a default one if
+                there is none; False for no probe.
+            batch_size: True first finds the largest batch size that fits, with Lightning's ``BatchSizeFinder``.
             max_batch_size: The largest batch size to try.
-            again: True runs the range test a second time, with the weight decay that was chosen.
+            again: True runs the range test a second time, with the chosen weight decay.
 
         Returns:
-            The result, to be used by ``result.apply(model)``.
+            The result; ``result.apply(model)`` uses it.
 
         Raises:
             TypeError: An argument is of the wrong type.
             ValueError: An argument lies outside its range.
-            MisconfigurationException: There are no training data, or no usable optimizer, or ``fast_dev_run`` is set.
+            MisconfigurationException: There is no training data or no usable optimizer, or ``fast_dev_run`` is set.
         """
         to_fit, model = model, plain(model)
         expect(isinstance(model, pl.LightningModule), "model", "a LightningModule", type(model).__name__, TypeError)
@@ -103,7 +103,7 @@ class OneCycleTuner:
         if len({finder.optimizer for finder in finders}) > 1:
             raise ValueError("Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer.")
         if not finders and not batch_size:
-            raise ValueError("There is nothing to tune: range test, probe and batch size are all left out.")
+            raise ValueError("There is nothing to tune: range test, probe and batch size are all disabled.")
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             raise MisconfigurationException("With `fast_dev_run` there is nothing to tune: it trains too few steps.")
         others = _without_finders(self._callbacks)
@@ -133,7 +133,7 @@ class OneCycleTuner:
         return callbacks
 
     def _copied(self, kind: type[AnyFinder], name: str, asked: AnyFinder | bool) -> AnyFinder | None:
-        """A finder to run here, which is applied so that the next one builds on it, and not reported by itself."""
+        """Return a copy of the finder to run, which applies its result for the next one and writes no own report."""
         expect(isinstance(asked, (bool, kind)), name, f"True, False or of type {kind.__name__}", asked, TypeError)
         if asked is False:
             return None
@@ -149,14 +149,14 @@ class OneCycleTuner:
         others: list[pl.Callback],
         largest: int,
     ) -> int:
-        """Let Lightning double the batch size until it does not fit, or is the largest allowed."""
-        trials = int(math.log2(largest))  # 2, 4, ...; a limit that every version of Lightning knows
+        """Let Lightning double the batch size until it does not fit or reaches the largest allowed."""
+        trials = int(math.log2(largest))  # 2, 4, ...; every version of Lightning has this limit
         with rehearsed(self.trainer, model, [datamodule], others):
-            # Lightning would ask for validation data also where there are none.
+            # Lightning would require validation data even if there are none.
             model.validation_step = partial(pl.LightningModule.validation_step, model)  # type: ignore[method-assign]
             size = Tuner(self.trainer).scale_batch_size(model, datamodule=datamodule, max_trials=trials)
         assert size is not None  # without `fast_dev_run`
-        # Older versions double once more without trying it; all of them end at the size of the data.
+        # Older versions double once more without a trial; all versions stop at the size of the data.
         return 1 << int(math.log2(min(size, largest)))
 
     def _write(
@@ -166,8 +166,8 @@ class OneCycleTuner:
         probe: WeightDecayProbe | None,
         second: LRRangeTest | None,
     ) -> str | None:
-        """Write and log all that was found; return the directory."""
-        root = self.trainer.log_dir or self.trainer.default_root_dir  # all ranks must ask
+        """Write and log all results; return the directory."""
+        root = self.trainer.log_dir or self.trainer.default_root_dir  # all ranks: `log_dir` is broadcast
         report.claim_directories(self.trainer.loggers)
         if not self.trainer.is_global_zero:
             return None
@@ -250,7 +250,7 @@ def _batch_size_of(holder: Any) -> int | None:
 
 
 class _SecondTest(LRRangeTest):
-    """The range test once more, where the probe has changed the weight decay."""
+    """A second range test, which runs only if the probe changed the weight decay."""
 
     rank = 9
 
@@ -289,19 +289,19 @@ class OneCycleTrainer(pl.Trainer):
 
         Args:
             model: The model; one with `configure_one_cycle` needs no change.
-            train_dataloaders: As for ``fit``, and so are the next two.
-            val_dataloaders: Where there are any, weight decay is chosen by the validation loss.
-            datamodule: Instead of loaders.
-            lr_range_test: A test to run, or True for that among the Trainer's callbacks, if any, else the default one;
-                False leaves it out.
-            weight_decay_probe: A probe to run, or True for that among the Trainer's callbacks, if any, else the default
-                one; False leaves it out.
-            batch_size: True first finds the largest batch size that fits, by Lightning's ``BatchSizeFinder``.
+            train_dataloaders: Training data, as for ``fit``.
+            val_dataloaders: Validation data, as for ``fit``; if given, validation loss decides on weight decay.
+            datamodule: Data module, as for ``fit``, instead of loaders.
+            lr_range_test: The test to run; True for the one among the Trainer's callbacks, or a default one if there is
+                none; False for no test.
+            weight_decay_probe: The probe to run; True for the one among the Trainer's callbacks, or a default one if
+                there is none; False for no probe.
+            batch_size: True first finds the largest batch size that fits, with Lightning's ``BatchSizeFinder``.
             max_batch_size: The largest batch size to try.
-            again: True runs the range test a second time, with the weight decay that was chosen.
+            again: True runs the range test a second time, with the chosen weight decay.
 
         Returns:
-            The result, to be used by ``result.apply(model)``.
+            The result; ``result.apply(model)`` uses it.
         """
         return OneCycleTuner(self).tune(
             model,

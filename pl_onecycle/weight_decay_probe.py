@@ -1,4 +1,4 @@
-"""`WeightDecayProbe`, the callback: one short cycle for each weight decay, and the choice between them."""
+"""`WeightDecayProbe`, the callback: one short cycle per weight decay, and the choice between them."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,59 +18,59 @@ from pl_onecycle.schedules import use_weight_decay
 class WeightDecayProbe(Probe):
     """Find the weight decay at the start of a fit, by short cycles, and train with it.
 
-    Each candidate is tried in a short isolated cycle, all from the same weights with the same batches and random
-    numbers, at the learning rates of the run. The one whose loss ends lowest is taken, by validation loss where there
-    is a validation loader, and by training loss else; where the difference is within the noise of the curves, the
-    largest of those decays, or, looking ``"around"`` the optimizer's own, that one. A candidate that is clearly worse
-    for long enough is not tried to its end.
+    The probe tries each candidate in a short isolated cycle, from the same weights, with the same batches and random
+    numbers, at the learning rates of the run. It chooses the candidate whose loss ends lowest: validation loss if there
+    is a validation loader, else training loss. If the difference is within the noise of the curves, it chooses the
+    largest of these candidates, or with ``"around"`` the optimizer's own. A candidate that is clearly worse for long
+    enough is stopped early.
 
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after an `LRRangeTest` of the same
-    Trainer, wherever that is in the list; the learning rates that it uses are then the found ones. Skipped with
-    ``fast_dev_run``; a resumed fit goes on with the result that its checkpoint carries.
+    Trainer, whatever their order in the list of callbacks; it then uses the learning rates that the test found. Skipped
+    with ``fast_dev_run``; a resumed fit continues with the result in its checkpoint.
 
     *Changes* (with ``apply``) the ``weight_decay`` of the optimizer's groups, coupled (SGD, Adam) or decoupled (AdamW):
-    groups at 0 beside decayed ones stay at 0, the others keep their ratios, and where all are at 0, all get it. With
-    one optimizer also the module's ``weight_decay``, and that in ``hparams``, where they exist.
+    groups at 0 stay at 0 and the others keep their ratios; if all groups are at 0, all get the value. With one
+    optimizer also the module's ``weight_decay``, and that in ``hparams``, if they exist.
 
-    *Leaves alone* all else, as `LRRangeTest` does. Validation runs the module's ``validation_step`` and its hooks.
+    *Restores* everything else, as `LRRangeTest` does. Validation runs the module's ``validation_step`` and its hooks.
 
     Args:
         weight_decays: Candidates >= 0, none twice; or ``"around"``: the optimizer's own and its two neighbours that
-            halve the exponent, as 3e-4, 1e-4 and 3e-5. The defaults are Smith's for when nothing is known; beside them
-            the optimizer's own is tried if it is not 0.
+            halve the exponent, e.g. 3e-4, 1e-4 and 3e-5. The defaults are Smith's for an unknown problem; with them
+            the optimizer's own is tried, too, if it is not 0.
         num_steps: Optimizer steps of each cycle, >= 10.
         mode: ``"rise"``: the lr rises linearly from ``min_lr`` to ``max_lr`` while momentum falls. ``"cycle"``: the
             run's whole cycle, up, down and annihilated, in ``num_steps``.
-        max_lr: Peak of the cycle, > ``min_lr``; None for that of the run: the one that an `LRRangeTest` has found, or
+        max_lr: Peak of the cycle, > ``min_lr``; None for the peak of the run: the one that an `LRRangeTest` found, or
             the optimizer's own.
-        min_lr: Where the rise begins, > 0; the default is where a range test begins.
-        refine: True tries also the two neighbours of the best candidate, where it is clearly the best.
-        early_stop_threshold: When a candidate has diverged, see `first_explosion`; it is then out. None never stops
-            early but at a loss that is not finite.
-        val_batches: How many batches of each validation loader to validate on, the same at each of ten times; 0 judges
-            by the training loss.
-        monitor: Name of the logged metric that is the validation loss; where it is not logged, what
-            ``validation_step`` returns is taken.
+        min_lr: Learning rate at the start of the rise, > 0; the default is that of a range test.
+        refine: True also tries the two neighbours of the best candidate, if it is clearly the best.
+        early_stop_threshold: Rise of the loss, in multiples of its fall so far, at which a candidate has diverged and
+            is discarded, see `first_explosion`. None stops early only at a loss that is not finite.
+        val_batches: Number of batches of each validation loader, the same at each of ten checkups; with 0 the training
+            loss decides.
+        monitor: Name of the logged metric that is the validation loss; if it is not logged, the return value of
+            ``validation_step`` is used.
         optimizer: Index of the optimizer whose weight decay is found, in the order of ``configure_optimizers``.
         apply: False only suggests.
         report: False writes no files and no logger curves.
 
     Attributes:
-        curves: After it ran, weight decay -> `LossCurve`.
-        suggestion: After it ran, a `Choice` with ``value``, ``reason``, ``margin`` and ``noise``, or None.
+        curves: After a run, weight decay -> `LossCurve`.
+        suggestion: After a run, a `Choice` with ``value``, ``reason``, ``margin`` and ``noise``, or None.
 
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument lies outside its range.
-        MisconfigurationException: In ``fit``, where the module has no such optimizer, or one without weight decay, or
-            no learning rate is known.
+        MisconfigurationException: In ``fit``, if the module has no such optimizer, the optimizer has no weight decay,
+            or no learning rate is known.
 
     Example:
         >>> trainer = pl.Trainer(callbacks=[WeightDecayProbe((1e-3, 1e-4))], logger=False, enable_progress_bar=False)
 
     References:
-        arXiv:1803.09820, section 4.4. Differs: Smith compares the curves by eye, and sees validation and training loss
-        of whole range tests; here the cycle ends at ``max_lr``, so that none but the unfit diverge.
+        arXiv:1803.09820, section 4.4. Difference: Smith compares by eye the validation and training loss of
+        whole range tests; here the cycle ends at ``max_lr``, so that only unsuitable candidates diverge.
     """
 
     title = "Weight decay probe"
@@ -124,16 +124,16 @@ class WeightDecayProbe(Probe):
             return [float(value) for value in self.weight_decays]
         if own == 0:
             raise MisconfigurationException(
-                "There is no weight decay to look around: the optimizer's is 0. Pass numbers as `weight_decays`."
+                "There is no weight decay to search around: the optimizer's is 0. Pass numbers as `weight_decays`."
             )
         return [own, *_halved(own)]
 
     @override
-    def _of_equals(self, values: Sequence[float]) -> float:
+    def _choose_among_equals(self, values: Sequence[float]) -> float:
         own = self.before
         if self.weight_decays == "around" and own is not None and own in values:
             return own
-        return super()._of_equals(values)
+        return super()._choose_among_equals(values)
 
     @override
     def _neighbours(self, value: float) -> list[float]:
@@ -144,7 +144,7 @@ class WeightDecayProbe(Probe):
         write_weight_decay(optimizer, value)
 
     @override
-    def _own(self, trainer: pl.Trainer) -> float:
+    def _value_before(self, trainer: pl.Trainer) -> float:
         return weight_decay_of(trainer.optimizers[self.optimizer])
 
     @override
@@ -158,11 +158,11 @@ class WeightDecayProbe(Probe):
         return use_weight_decay(trainer, self.optimizer, self.suggestion.value)
 
     @override
-    def _show(self, module: pl.LightningModule) -> list[str]:
+    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
         assert self.suggestion is not None
         return set_attributes(module, WEIGHT_DECAY_NAMES, self.suggestion.value)
 
 
 def _halved(value: float) -> list[float]:
-    """The neighbours of a value that halve the exponent, to one digit of the factor: 1e-4 -> 3e-4 and 3e-5."""
+    """Return the neighbours of a value that halve the exponent, to one digit of the factor: 1e-4 -> 3e-4, 3e-5."""
     return [float(f"{value * factor:.6g}") for factor in (3.0, 0.3)]

@@ -359,7 +359,7 @@ def test_an_unknown_flag_is_named_in_an_error(
         (["fit", "--help"], "--one_cycle.pct_start"),
         (["--help"], "tune"),
         (["tune", "--help"], "--lr_range_test.help"),
-        (["tune", "--lr_range_test.help"], "in so many optimizer steps, >= 2. A loader that is shorter starts over."),
+        (["tune", "--lr_range_test.help"], "in that number of optimizer steps, >= 2. A shorter loader starts over."),
         (["tune", "--lr_range_test.help"], "(type: int, default: 10)"),
         (["tune", "--weight_decay_probe.help"], "Candidates >= 0, none twice"),
     ],

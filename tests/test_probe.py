@@ -269,7 +269,7 @@ def test_a_module_without_an_optimizer_is_told(kind: Any) -> None:
 
 
 def test_there_is_nothing_around_a_decay_of_zero() -> None:
-    with pytest.raises(MisconfigurationException, match="no weight decay to look around: the optimizer's is 0"):
+    with pytest.raises(MisconfigurationException, match="no weight decay to search around: the optimizer's is 0"):
         fit(WeightDecayProbe("around", 10))
 
 
@@ -729,7 +729,7 @@ def test_all_that_diverge_are_no_choice_with_a_reason_and_training_goes_on(caplo
     assert {curve.outcome for curve in probe.curves.values()} == {"diverged"}
     assert decays.seen == [[0.0]] * 8
     assert module.weight_decay == 0.0
-    assert "no choice, because all 2 candidates have diverged; training goes on with weight_decay 0" in line(caplog)
+    assert "no choice, because all 2 candidates have diverged; training continues with weight_decay 0" in line(caplog)
 
 
 def test_a_candidate_that_diverges_is_out_and_its_steps_are_saved(caplog: pytest.LogCaptureFixture) -> None:
@@ -925,7 +925,7 @@ def test_apply_false_suggests_and_changes_nothing(caplog: pytest.LogCaptureFixtu
     assert (found(probe).value, module.weight_decay) == (0.5, 1e-4)
     assert decays.seen == [[1e-4]] * 8
     assert "suggests weight_decay 0.5 (" in line(caplog)
-    assert "; not applied, training goes on with 0.0001." in line(caplog)
+    assert "; not applied, training continues with 0.0001." in line(caplog)
 
 
 def test_but_for_the_decay_the_run_is_the_one_without_a_probe() -> None:

@@ -144,7 +144,7 @@ def test_apply_false_suggests_and_changes_nothing(caplog: pytest.LogCaptureFixtu
     assert test.suggestion is not None
     assert lrs.lr == [[0.01]] * 16
     assert module.lr == 0.01
-    assert "not applied, training goes on with lr 0.01" in line(caplog)
+    assert "not applied, training continues with lr 0.01" in line(caplog)
 
 
 def line(caplog: pytest.LogCaptureFixture) -> str:
@@ -493,7 +493,7 @@ def test_a_milestone_that_gives_no_suggestion_leaves_the_cycle_as_it_is(caplog: 
     peak = max(lr for [lr] in lrs.lr)
     assert f"-> {peak:.3g} (" in first
     assert (
-        f"no suggestion, because the loss does not fall anywhere in the sweep; training goes on with lr {peak:.3g}"
+        f"no suggestion, because the loss does not fall anywhere in the sweep; training continues with lr {peak:.3g}"
         in second
     )
     assert [lr for [lr] in lrs.lr] == [OneCyclePolicy(peak, 16).lr(step) for step in range(16)]
@@ -705,7 +705,7 @@ def fit_unchanged(module: Told, caplog: pytest.LogCaptureFixture, **arguments: A
 def test_a_loss_that_is_nan_from_the_first_step_gives_a_reason(caplog: pytest.LogCaptureFixture) -> None:
     _, said = fit_unchanged(Told(lambda call: math.nan), caplog)
     assert "no suggestion, because the loss is not finite from the first step on" in said
-    assert "training goes on with lr 0.1" in said
+    assert "training continues with lr 0.1" in said
 
 
 def test_a_constant_loss_gives_a_reason(caplog: pytest.LogCaptureFixture) -> None:
