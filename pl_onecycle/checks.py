@@ -1,7 +1,7 @@
-"""The one sentence that a bad argument gets.
+"""Argument checks: each raises one sentence for a bad argument.
 
-Pure Python. Constructors call these before anything else happens, so a wrong argument
-never costs a training step.
+Pure Python. Constructors call these before anything else, so a wrong argument never costs
+a training step.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def expect(condition: bool, name: str, wanted: str, value: Any, error: type[Exception] = ValueError) -> None:
-    """Raise ``error`` with one sentence unless ``condition`` holds.
+    """Raise ``error`` with one sentence unless ``condition`` is true.
 
     Example:
         >>> expect(False, "num_steps", "an integer >= 2", 1)
@@ -24,7 +24,7 @@ def expect(condition: bool, name: str, wanted: str, value: Any, error: type[Exce
 
 
 def expect_integer(name: str, value: Any, minimum: int) -> None:
-    """Require an integer >= ``minimum``; a bool is not one."""
+    """Require an integer >= ``minimum``; a bool is rejected."""
     wanted = f"an integer >= {minimum}"
     expect(isinstance(value, Integral) and not isinstance(value, bool), name, wanted, value, TypeError)
     expect(value >= minimum, name, wanted, value)

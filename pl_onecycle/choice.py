@@ -1,7 +1,7 @@
-"""Several curves, one for each candidate, to a choice, or to a reason why there is none.
+"""Choose one of several candidates by their curves, or return why none can be chosen.
 
-Pure maths on numpy. All curves come from the same weights, batches and random numbers, so that nothing but the
-candidate tells them apart; what is judged is the level at which each ends.
+Pure maths on numpy. All curves come from the same weights, batches and random numbers, so that only the candidate
+makes them differ. Each is judged by the level at which it ends.
 """
 
 import math
@@ -13,30 +13,31 @@ import numpy as np
 
 from pl_onecycle.curve import Array, LossCurve, noise_of
 
-# The end of a curve that tells its level: a share of its points, and at least this many of them.
+# The level of a curve is read from its end: this share of its points, and at least this many.
 END, MIN_END = 0.2, 3
-# Fewer points than this carry no level.
+# A curve with fewer points has no usable level.
 MIN_POINTS = 5
-# A margin of so many standard errors is more than chance, and it matters when it is this share of what training did.
+# A margin above SURE standard errors is more than chance; it matters above the share MATTERS of what training changed.
 SURE, MATTERS = 4.0, 0.03
-# A candidate is hopeless when at this many looks in a row it was worse than the best one by this share of how far the
-# best one has come.
+# A candidate is hopeless if at IN_A_ROW checkups in a row it is worse than the best one by the share HOPELESS of the
+# progress of the best one.
 IN_A_ROW, HOPELESS = 3, 0.5
-# How often a curve is looked at.
+# Number of checkups of a curve.
 TIMES = 10
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several candidates, and why.
+    """The chosen candidate, and why.
 
     Attributes:
         value: The candidate.
-        judged_by: What decided: ``"validation loss"`` or ``"training loss"``.
+        judged_by: The loss that decided: ``"validation loss"`` or ``"training loss"``.
         margin: How much lower the best candidate ends than the next one, in units of that loss; None without a next
             one.
-        noise: Which margin could be chance, or is too small to matter, in units of that loss; None without a next one.
-        within_noise: Whether several candidates, of which ``value`` is one, cannot be told apart.
+        noise: Largest margin that could be chance or is too small to matter, in units of that loss; None without a next
+            one.
+        within_noise: Whether ``value`` is one of several candidates that cannot be told apart.
         reason: Half a sentence for people.
     """
 
@@ -57,24 +58,24 @@ def choose(
     name: str = "candidate",
     of_equals: Callable[[Sequence[float]], float] = max,
 ) -> Choice | str:
-    """Choose the candidate whose curve ends lowest, or return why there is none.
+    """Choose the candidate whose curve ends lowest, or return why none can be chosen.
 
-    The level L of a curve is the mean of the last fifth of its losses, and at least three. As all candidates see the
-    same batches, what tells two of them apart are the differences d of their losses. A candidate is clearly worse than
-    the one with the lowest level where
+    The level L of a curve is the mean of the last fifth of its losses, at least three. As all candidates see the
+    same batches, two of them are compared by the differences d of their losses. A candidate is clearly worse than the
+    one with the lowest level where
 
         L - L_lowest > max(4 e, 0.03 s)
 
     with e the standard error of the mean of d in that last fifth, from the standard deviation of d about its trend in
-    the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. Out are, in this
-    order: candidates that have diverged or were dropped; where some have a finite validation loss throughout, those
-    that have none, and those for which it is clearly worse; and of the rest, which validation cannot tell apart, those
-    whose training loss is clearly worse. Of those that are left, ``of_equals`` tells which to take.
+    the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. Excluded are, in
+    this order: candidates that have diverged or were dropped; if some have a finite validation loss throughout,
+    candidates without one, and candidates whose validation loss is clearly worse; of the rest, which validation cannot
+    tell apart, candidates whose training loss is clearly worse. ``of_equals`` chooses among those that are left.
 
     Args:
-        curves: By candidate.
-        name: What the candidates are, for the reason.
-        of_equals: Takes the candidates that cannot be told apart, at least one; the largest by default.
+        curves: Curves by candidate.
+        name: Name of the candidates, for the reason.
+        of_equals: Chooses among the candidates that cannot be told apart, at least one; the largest by default.
 
     Example:
         >>> lr = [0.1] * 10
@@ -83,8 +84,8 @@ def choose(
         0.001
 
     References:
-        arXiv:1803.09820, section 4.4. Differs: Smith looks at the curves. The constants are those with which weight
-        decays that are the same but for a hundredth are told apart in few runs, as such runs drift apart by chance:
+        arXiv:1803.09820, section 4.4. Differs: Smith compares the curves by eye. The constants are chosen so
+        that weight decays 1 % apart, whose runs differ only by chance, are rarely told apart:
         ``benchmarks/weight_decay.py``.
     """
     left = {value: curve for value, curve in curves.items() if curve.outcome in ("completed", "stopped")}
@@ -96,16 +97,16 @@ def choose(
         return f"the candidates ended after fewer than {MIN_POINTS} steps"
     left = {value: curve for value, curve in left.items() if _is_validated(curve)} or left
     validated = all(_is_validated(curve) for curve in left.values())
-    told: list[str] = []
+    reasons: list[str] = []
     for kind in ("validation loss", "training loss")[not validated :]:
         compared = _compared(left, kind)
-        told.append(_told(compared, kind, name))
+        reasons.append(_summary_of(compared, kind, name))
         left = {value: left[value] for value, (margin, noise) in compared.items() if margin <= noise}
         if len(left) == 1:
             break
     chosen = of_equals(tuple(left))
     margin, noise = [*compared.values(), (None, None)][1]
-    reason = ", and ".join(told)
+    reason = ", and ".join(reasons)
     if len(left) > 1:
         seen = "validation and training loss" if validated else kind
         reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and {chosen:g} is taken"
@@ -117,10 +118,10 @@ def _is_validated(curve: LossCurve) -> bool:
 
 
 def level(curve: LossCurve, kind: str) -> float:
-    """Return the level at which a curve ends: the mean of the last fifth of its losses, at least three where there are.
+    """Return the level at which a curve ends: the mean of the last fifth of its losses, at least three if it has them.
 
     Args:
-        curve: With at least one such loss.
+        curve: A curve with at least one loss of that kind.
         kind: ``"validation loss"`` or ``"training loss"``.
 
     Example:
@@ -131,7 +132,7 @@ def level(curve: LossCurve, kind: str) -> float:
 
 
 def _compared(curves: Mapping[float, LossCurve], kind: str) -> dict[float, tuple[float, float]]:
-    """From the lowest level up: how much higher it is, and how much of that could be chance or does not matter."""
+    """Return by candidate, from the lowest level up, its margin above the lowest and the noise of that margin."""
     judged = {value: _judged(curve, kind) for value, curve in curves.items()}
     levels = {value: level(curve, kind) for value, curve in curves.items()}
     order = sorted(levels, key=lambda value: (levels[value], -value))
@@ -139,7 +140,7 @@ def _compared(curves: Mapping[float, LossCurve], kind: str) -> dict[float, tuple
     return {value: (levels[value] - levels[best], _noise(judged[best], judged[value])) for value in order}
 
 
-def _told(compared: Mapping[float, tuple[float, float]], kind: str, name: str) -> str:
+def _summary_of(compared: Mapping[float, tuple[float, float]], kind: str, name: str) -> str:
     if len(compared) == 1:
         return "the only candidate that neither diverged nor fell behind"
     (best, _), (second, (margin, noise)) = list(compared.items())[:2]
@@ -161,7 +162,7 @@ def _end(losses: Array) -> Array:
 
 
 def _noise(best: Array, other: Array) -> float:
-    """Which difference between the ends could be chance, or does not matter."""
+    """Return the largest difference between the ends that could be chance or is too small to matter."""
     shared = min(len(best), len(other))
     difference = other[:shared] - best[:shared]
     end = len(_end(difference))
@@ -171,15 +172,15 @@ def _noise(best: Array, other: Array) -> float:
 
 
 def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
-    """Whether ``curve``, which is not yet complete, is so far behind that it need not be tried to its end.
+    """Return whether ``curve``, which is not yet complete, is so far behind that its trial can end early.
 
-    It is at its last three looks in a row, a tenth of the steps each, behind the one of ``others`` that ends lowest by
-    more than half of how far that one has come by then, and by more than its noise. A look is at the validation loss
-    where there is one, and else at the mean training loss since the look before.
+    That is, at each of its last three checkups, a tenth of the steps apart, it is behind the one of ``others`` that
+    ends lowest by more than half of that one's progress so far, and by more than its noise. A checkup uses the
+    validation loss if there is one, else the mean training loss since the checkup before.
 
     Args:
-        curve: So far.
-        others: Curves of candidates that have been tried to their end, or some that have not and do not count.
+        curve: The curve so far.
+        others: Curves of the candidates tried before; only completed ones count.
 
     Example:
         >>> lr = [0.1] * 100
@@ -195,7 +196,7 @@ def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
         complete = [*filter(_is_validated, complete)]
     kind = "validation loss" if validated else "training loss"
     best = min(complete, key=lambda other: _end(_judged(other, kind)).mean())
-    mine, theirs = _looks(curve, validated, len(best)), _looks(best, validated, len(best))
+    mine, theirs = _checkup_losses(curve, validated, len(best)), _checkup_losses(best, validated, len(best))
     start = theirs[0] if validated else best.start
     noise = noise_of(_judged(best, kind)) / (1 if validated else np.sqrt(len(best) / TIMES))
     behind = [
@@ -205,7 +206,7 @@ def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
     return len(behind) >= IN_A_ROW and all(behind[-IN_A_ROW:])
 
 
-def _looks(curve: LossCurve, validated: bool, whole: int) -> list[float]:
+def _checkup_losses(curve: LossCurve, validated: bool, whole: int) -> list[float]:
     if validated:
         return list(curve.val_loss)
     size = max(whole // TIMES, 1)

@@ -1,7 +1,7 @@
-"""`Clock`: which step of a policy is played at which step of the run.
+"""`Clock`: a map from the steps of a run to the steps of a policy.
 
-A policy knows only its own steps, from 0 to its end. A run may begin a new cycle in its middle, or turn out longer than
-it was planned when it is resumed; the policy stays what it is, and the clock that it is played by changes.
+A policy has only its own steps, from 0 to its end. A run may begin a new cycle midway, or turn out longer than planned
+when it is resumed. The policy then stays the same and its clock changes.
 """
 
 import math
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Clock:
-    """A map of steps, made of straight lines between knots.
+    """A piecewise linear map from steps of the run to positions in the policy.
 
-    Before the first knot the position is the first knot's; after the last, one step of the run is one of the policy.
+    Before the first knot, the position is that of the first knot. After the last knot, one step of the run is one step
+    of the policy.
 
     Attributes:
         knots: Pairs (step of the run, position in the policy), both rising.
@@ -21,7 +22,7 @@ class Clock:
     Example:
         >>> Clock().position(7), Clock.started(at=100).position(107)
         (7, 7)
-        >>> slower = Clock().stretched(at=10, joints=(14, 20), end=30)  # what was left in 10 steps takes 20
+        >>> slower = Clock().stretched(at=10, joints=(14, 20), end=30)  # the remaining 10 steps take 20
         >>> [slower.position(step) for step in (10, 11, 18, 30, 31)]
         [10, 10.5, 14.0, 20, 21]
     """
@@ -45,21 +46,21 @@ class Clock:
         return begin + (step - start)
 
     def step_of(self, position: float) -> float:
-        """Return the step of the run at which the policy has come to ``position``, not before the last knot's."""
+        """Return the step of the run at which the policy reaches ``position``, not before that of the last knot."""
         step, begin = self.knots[-1]
         return step + (position - begin)
 
     def stretched(self, at: int, joints: Iterable[int], end: int) -> "Clock":
-        """Return a clock that goes on from step ``at`` and comes to the last joint at step ``end``.
+        """Return a clock that continues from step ``at`` and reaches the last joint at step ``end``.
 
-        What is left is stretched, or compressed, evenly; the joints between fall on the nearest whole steps (halves
-        up), so that a schedule still takes exactly the values that it has there. Where several fall on one step the
-        last of them counts, and ``at`` itself keeps its position.
+        The rest is stretched, or compressed, evenly. The joints in between are placed on the nearest whole steps
+        (halves up), so that the run still takes the exact values of the schedule at its joints. Where several joints
+        are placed on one step, the last one counts. ``at`` itself keeps its position.
 
         Args:
-            at: Step of the run that is to be played next, < ``end``.
-            joints: Positions in the policy that keep whole steps, rising, the last one its end.
-            end: Step of the run.
+            at: Next step of the run, < ``end``.
+            joints: Positions in the policy to place on whole steps, rising; the last one is its end.
+            end: Step of the run at which the last joint is reached.
         """
         here = self.position(at)
         ahead = [joint for joint in joints if joint > here]

@@ -1,7 +1,7 @@
 """The loss curve of a sweep: raw points, and views of them.
 
-Pure maths on numpy. A `LossCurve` is what a trial measures and what `suggestion.py` reads. Raw losses are
-kept as they were; smoothing and trimming are views that are computed on request.
+Pure maths on numpy. A trial measures a `LossCurve` and `suggestion.py` reads it. The curve stores raw losses;
+smoothed and trimmed losses are views computed on request.
 """
 
 import math
@@ -18,10 +18,11 @@ from pl_onecycle.checks import expect, expect_number, expect_one_of
 Outcome = Literal["completed", "diverged", "stopped", "dropped", "overridden"]
 Array = npt.NDArray[np.float64]
 
-# Width of the smoothing kernel (one standard deviation) in decades of lr. On a dense sweep that averages ten points, on
-# one of eight decades in 100 steps four to five; wider moves the minimum away from the explosion.
+# Standard deviation of the smoothing kernel in decades of lr. It averages ten points of a dense sweep, and four to five
+# of a sweep over eight decades in 100 steps. A wider kernel moves the minimum away from the explosion.
 BANDWIDTH = 0.1
-# The level of the loss before the sweep does anything: the median of this many first losses (a tenth of a short curve).
+# The level of the loss before the sweep has an effect is the median of this many first losses (a tenth of a short
+# curve).
 START_POINTS = 5
 # Differences below this share of a loss may come from rounding.
 ROUNDING = 1e-7
@@ -32,20 +33,21 @@ class LossCurve:
     """Losses of a sweep over the learning rate.
 
     Point k pairs a learning rate with the loss that shows its effect: ``loss[k]`` was measured by the training
-    step *after* the update with ``lr[k]``. (Peers pair it with the loss before that update, which moves every curve
-    one rung up the lr axis.)
+    step *after* the update with ``lr[k]``. (Other tools pair it with the loss before that update, which shifts every
+    curve one step up the lr axis.)
 
     Args:
-        lr: Learning rates > 0 in the order of the steps; of the parameter group with the largest one.
-        loss: As many losses, raw: means over the micro-batches of one optimizer step. The last may be NaN or
-            infinite; it then ended the sweep.
+        lr: Learning rates > 0 of the parameter group with the largest one, in the order of the steps.
+        loss: Raw losses, one per lr: each the mean over the micro-batches of one optimizer step. The last one may
+            be NaN or infinite; it then ended the sweep.
         outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite),
-            ``"stopped"`` (by the module, or because the data ran out), ``"dropped"`` (it was seen to be not
-            worth going on) or ``"overridden"`` (the module set its own lr).
-        initial_loss: The loss before the first update, or None where it is not known.
-        val_steps: After how many optimizer steps the validation loss was measured, rising; empty where it was not.
-        val_loss: As many validation losses, each the mean over the same few batches; or values of another quantity that
-            was monitored, in its unit, negative where more of it is better.
+            ``"stopped"`` (by the module, or because the data ran out), ``"dropped"`` (it was not worth
+            continuing) or ``"overridden"`` (the module set its own lr).
+        initial_loss: The loss before the first update, or None if unknown.
+        val_steps: Numbers of optimizer steps after which the validation loss was measured, rising; empty without
+            validation.
+        val_loss: Validation losses, one per entry of ``val_steps``, each the mean over the same few batches; or values
+            of another monitored quantity, in its unit, negated if higher is better.
 
     Raises:
         ValueError: Sequences that belong together differ in length, or a learning rate is not positive and finite.
@@ -95,7 +97,7 @@ class LossCurve:
     def monitored(self) -> "LossCurve":
         """Return the curve of the monitored values, each at the lr of the step before it, instead of the training loss.
 
-        Those after the last point, and the loss before the first update, are left out.
+        Values measured after the last point, and the loss before the first update, are left out.
 
         Example:
             >>> curve = LossCurve([0.1, 0.2, 0.3], [3.0, 2.0, 1.0], val_steps=[1, 3], val_loss=[0.5, 0.75])
@@ -107,12 +109,12 @@ class LossCurve:
 
     @property
     def start_points(self) -> int:
-        """How many of the first losses tell the level before the sweep has an effect."""
+        """Number of first losses that set the level before the sweep has an effect."""
         return min(START_POINTS, max(len(self.finite_loss) // 10, 1))
 
     @cached_property
     def start(self) -> float:
-        """The loss before the sweep has an effect: the median of the first few. NaN if there is none."""
+        """The loss before the sweep has an effect: the median of the first few. NaN without losses."""
         first = [] if self.initial_loss is None or not math.isfinite(self.initial_loss) else [self.initial_loss]
         first += self.finite_loss[: self.start_points - len(first)].tolist()
         return float(np.median(first)) if first else math.nan
@@ -128,7 +130,7 @@ class LossCurve:
     def _capped(self) -> Array:
         """Return `finite_loss`, shape (n,), lowered to at most start + max(fall, 4 noise).
 
-        The fall is that from `start` to the lowest median of three losses in a row.
+        The fall is from `start` to the lowest median of three losses in a row.
         """
         if len(self.finite_loss) == 0:
             return self.finite_loss
@@ -139,10 +141,10 @@ class LossCurve:
         """Return the smoothed loss at `finite_lr`, shape (n,).
 
         At every point a straight line is fitted to the losses over log10 lr, weighted by a Gaussian of
-        ``bandwidth`` decades around the point. The kernel looks both ways, so unlike a running average the
+        ``bandwidth`` decades around the point. The kernel is symmetric, so unlike a running average the
         result does not lag behind, and a line has no bias at the ends of the curve. Losses far above the
-        start level are lowered to start + max(fall, 4 noise) first: how high an explosion goes must not move the
-        minimum.
+        start level are first lowered to start + max(fall, 4 noise), so that the height of an explosion does not
+        move the minimum.
 
         Args:
             bandwidth: Standard deviation of the kernel in decades of lr, > 0.
@@ -170,15 +172,15 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
 
         m - best > threshold * max(start - best, 4 * (1 + 10 / n) * noise)
 
-    with the noise of the n losses so far (few show less of it than there is).
+    with the noise of the n losses so far (a few losses underestimate it).
 
     Both sides are differences, so scaling or shifting the loss, also below zero, changes nothing.
 
     Args:
         losses: Losses in the order of the sweep, the one before the first update included.
         threshold: > 0, or None to look for non-finite losses only.
-        since: Index of the first loss to judge. Each is judged by those before it alone, so looking after every
-            loss or after every ten finds the same.
+        since: Index of the first loss to judge. Each is judged only by those before it, so checking after every
+            loss or after every ten gives the same result.
 
     Example:
         >>> first_explosion([1.0, 0.9, 0.7, 0.5, 0.2, 0.3, 40.0, 90.0], 4.0)
@@ -187,8 +189,8 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
         7
 
     References:
-        Lightning's ``early_stop_threshold``. Differs: it stops where the smoothed loss exceeds ``threshold`` times
-        the best, which for a negative best is at once.
+        Lightning's ``early_stop_threshold``. Differs: Lightning stops where the smoothed loss exceeds
+        ``threshold`` times the best, which for a negative best is immediately.
     """
     loss = np.asarray(losses, dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(loss))
@@ -198,7 +200,7 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
         start = float(np.median(loss[:START_POINTS]))
         best = np.minimum.accumulate(middle)
         for k in range(max(since, START_POINTS), end):
-            few = 1 + 10 / (k + 1)  # by chance, a handful of points shows far less noise than there is
+            few = 1 + 10 / (k + 1)  # by chance, a handful of points underestimates the noise by far
             unit = max(start - best[k], 4 * few * noise_of(loss[: k + 1]))
             if middle[k] - best[k] > threshold * unit + 1e-9 * abs(best[k]):
                 return k
@@ -223,12 +225,12 @@ def noise_of(loss: Array) -> float:
 
 
 def _local_line(x: Array, y: Array, width: float) -> Array:
-    """Local linear regression of y on x with a Gaussian kernel, evaluated at x."""
+    """Evaluate the local linear regression of y on x, with a Gaussian kernel, at x."""
     distance = x[None, :] - x[:, None]
     weight = np.exp(-0.5 * (distance / width) ** 2)
     weight /= weight.sum(axis=1, keepdims=True)
     mean_x = (weight * distance).sum(axis=1)
-    # Relative to a loss of the curve, so that a large offset costs no digits.
+    # Relative to the first loss, so that a large offset costs no precision.
     mean_y = (weight * (y - y[0])[None, :]).sum(axis=1)
     spread = (weight * (distance - mean_x[:, None]) ** 2).sum(axis=1)
     together = (weight * (distance - mean_x[:, None]) * (y[None, :] - y[0])).sum(axis=1)

@@ -1,7 +1,7 @@
 """Schedules as frozen values: optimizer step -> learning rate and momentum.
 
-The first room of the house: pure Python, imports nothing of torch or Lightning. A policy never
-touches an optimizer; `scheduler.py` plays one in training, `trial.py` plays one in a trial.
+Pure Python; imports neither torch nor Lightning. A policy never touches an optimizer: `scheduler.py`
+applies one in training, `trial.py` applies one in a trial.
 
 Steps are optimizer steps, counted from zero: ``lr(k)`` is the learning rate that step ``k`` uses.
 Every ``pct_*`` is a fraction of ``total_steps`` in [0, 1].
@@ -25,22 +25,22 @@ SweepMode = Literal["exponential", "linear", "staircase"]
 
 
 class Policy(Protocol):
-    """What a scheduler or a trial needs to know of a schedule."""
+    """The interface of a schedule that a scheduler or a trial uses."""
 
     @property
     def total_steps(self) -> int:
-        """How many optimizer steps the schedule is made for."""
+        """Number of optimizer steps of the schedule."""
 
     def lr(self, step: float) -> float:
         """Return the learning rate of optimizer step ``step``."""
 
     def momentum(self, step: float) -> float | None:
-        """Return the momentum of optimizer step ``step``, or None to leave it alone."""
+        """Return the momentum of optimizer step ``step``, or None to leave it unchanged."""
 
 
 # ------------------------------------------------------------------------------------------- shapes
-# A shape says which share of the way from one value to the next is done at time t in [0, 1], given
-# the ratio next / one. Only the exponential shape looks at the ratio.
+# A shape maps time t in [0, 1] and the ratio end / start of two values to the share of the way from
+# start to end. Only the exponential shape uses the ratio.
 
 
 def _linear(t: float, ratio: float) -> float:
@@ -65,12 +65,12 @@ _SHAPES: dict[str, Callable[[float, float], float]] = {
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of a policy in which learning rate and momentum go from one value to another.
+    """A part of a policy in which learning rate and momentum move from one value to another.
 
     Attributes:
         name: ``"rise"``, ``"plateau"``, ``"fall"`` or ``"annihilation"``.
         start: The first step of the phase.
-        span: Steps from ``start`` to the step at which the end values hold (0: it starts at its end).
+        span: Steps from ``start`` to the step that uses the end values (0: the phase starts at its end values).
         lr: Learning rate at the start and at the end.
         momentum: Momentum at the start and at the end.
     """
@@ -88,12 +88,12 @@ def _share(step: float, phase: Phase, shape: Callable[[float, float], float]) ->
 
 
 def _between(ends: tuple[float, float], share: float) -> float:
-    # Not left to rounding: the joints are exact.
+    # Exact at the joints, whatever the rounding.
     return ends[1] if share == 1 else ends[0] + (ends[1] - ends[0]) * share
 
 
 def whole_steps(fraction: float, total_steps: int) -> int:
-    """Round a fraction of the steps to whole steps, halves up; 1e-9 covers the rounding of the product."""
+    """Round a fraction of the steps to whole steps, halves up; 1e-9 absorbs the rounding error of the product."""
     return math.floor(fraction * total_steps + 0.5 + 1e-9)
 
 
@@ -114,37 +114,38 @@ class OneCyclePolicy:
     annihilation    d      lo -> fin                       ``max_momentum``
     ==============  =====  ==============================  =====================================
 
-    so that exactly lr(0) = lo, lr(a) = hi, lr(a + b + c) = lo and lr(N - 1) = fin; from step N on the
-    last value is held. Momentum is the mirror image of the learning rate within each phase.
+    Exactly, lr(0) = lo, lr(a) = hi, lr(a + b + c) = lo and lr(N - 1) = fin; from step N on the last
+    value is held. Momentum is the mirror image of the learning rate within each phase.
 
     Rounding: d, b and a are the nearest whole steps to ``pct_annihilation``, ``pct_plateau`` and
-    ``pct_start`` times N (halves up); where they leave no step for the fall, the plateau gives way first, then
-    the annihilation, then the rise; c is the rest. With ``pct_start=None`` the two legs share what is left and an odd
-    step goes to the fall. Where joints meet on one step (tiny N) the peak wins over the end and the end over the start.
+    ``pct_start`` times N (halves up); if they leave no step for the fall, the plateau is shortened first, then
+    the annihilation, then the rise; c is the rest. With ``pct_start=None`` rise and fall share the remaining steps
+    and the fall gets the odd step. Where joints meet on one step (tiny N), the peak wins over the end and the end over
+    the start.
 
     Args:
-        max_lr: Learning rate at the peak, > 0. From a range test.
+        max_lr: Learning rate at the peak, > 0, for example from a range test.
         total_steps: Optimizer steps of the whole run, >= 1.
         pct_start: Share of the steps in the rise; None (Smith) makes rise and fall equally long.
         pct_plateau: Share of the steps held at ``max_lr``.
         pct_annihilation: Share of the steps in the annihilation. Smith leaves it open ("the last few
-            iterations"); a tenth is what the original code used.
+            iterations"); the original code used a tenth.
         div_factor: hi / lo, >= 1. Smith uses 10 to 20 for one cycle.
         final_div_factor: lo / fin, >= 1 / ``div_factor``. Smith: "several orders of magnitude"; 1e4 is torch's
             default.
         anneal_strategy: Shape of every phase: ``"linear"`` (Smith), ``"cos"`` or ``"cosine"``, ``"exponential"``.
-        cycle_momentum: False leaves momentum alone, ``momentum(step)`` is then None.
+        cycle_momentum: False leaves momentum unchanged; ``momentum(step)`` then returns None.
         base_momentum: Momentum at the peak of the learning rate, in [0, 1).
         max_momentum: Momentum at the start and at the end, in [``base_momentum``, 1).
-        decay: None, or the share of the way still to go that one step of the fall leaves, in (0, 1]:
-            lr(a + b + j) = lo + (hi - lo) ``decay``\ :sup:`j`. Such a fall only approaches lo.
+        decay: None, or the factor by which each step of the fall multiplies the distance to lo, in (0, 1]:
+            lr(a + b + j) = lo + (hi - lo) ``decay``\ :sup:`j`. Such a fall approaches lo without reaching it.
 
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument lies outside its range, or the ``pct_*`` add up to more than 1.
 
     Example:
-        The CIFAR-10 run that this project is named after, by step with 98 steps an epoch:
+        The CIFAR-10 run that this project is named after, with 98 steps per epoch:
 
         >>> policy = OneCyclePolicy(0.8, 95 * 98, pct_annihilation=13 / 95, final_div_factor=10, base_momentum=0.8)
         >>> [round(policy.lr(98 * epoch), 6) for epoch in (0, 41, 82)] + [round(policy.lr(95 * 98 - 1), 6)]
@@ -218,12 +219,12 @@ class OneCyclePolicy:
         return self._phase_steps[0]
 
     def lr(self, step: float) -> float:
-        """Return the learning rate that optimizer step ``step`` uses; from ``total_steps`` on, the last one."""
+        """Return the learning rate of optimizer step ``step``; from ``total_steps`` on, the last one."""
         phase, share = self._at(step)
         return _between(phase.lr, share)
 
     def momentum(self, step: float) -> float | None:
-        """Return the momentum that optimizer step ``step`` uses, or None with ``cycle_momentum=False``."""
+        """Return the momentum of optimizer step ``step``, or None with ``cycle_momentum=False``."""
         if not self.cycle_momentum:
             return None
         phase, share = self._at(step)
@@ -231,7 +232,7 @@ class OneCyclePolicy:
 
     @cached_property
     def _phase_steps(self) -> tuple[int, int, int, int]:
-        """(a, b, c, d) by the rounding rule of the class; c >= 1 always, so the peak is a step of the run."""
+        """Return (a, b, c, d) by the rounding rule of the class; c >= 1, so the peak is always a step of the run."""
         n = self.total_steps
         if self.pct_start is None:
             d = min(whole_steps(self.pct_annihilation, n), n - 1)
@@ -262,9 +263,9 @@ class RangeTestPolicy:
     - ``"exponential"``: lr(k) = ``min_lr`` (``max_lr`` / ``min_lr``)\ :sup:`t`
     - ``"linear"``: lr(k) = ``min_lr`` + (``max_lr`` - ``min_lr``) t
     - ``"staircase"``: the exponential sweep in ``num_stairs`` stairs, each held for the same number of
-      steps, so that the loss has time to answer to each learning rate
+      steps, so that the loss has time to respond to each learning rate
 
-    From step ``num_steps`` on ``max_lr`` is held. Momentum is left alone.
+    From step ``num_steps`` on ``max_lr`` is held. Momentum is left unchanged.
 
     Args:
         min_lr: Learning rate of the first step, > 0.
@@ -306,11 +307,11 @@ class RangeTestPolicy:
 
     @property
     def total_steps(self) -> int:
-        """How many optimizer steps the sweep has."""
+        """Number of optimizer steps of the sweep."""
         return self.num_steps
 
     def lr(self, step: float) -> float:
-        """Return the learning rate that optimizer step ``step`` uses; from ``num_steps`` on, ``max_lr``."""
+        """Return the learning rate of optimizer step ``step``; from ``num_steps`` on, ``max_lr``."""
         expect(step >= 0, "step", "a number >= 0", step)
         if self.mode == "staircase":
             stair = math.floor(min(step, self.num_steps - 1) * self.num_stairs / self.num_steps)
@@ -322,5 +323,5 @@ class RangeTestPolicy:
         return _between((self.min_lr, self.max_lr), share)
 
     def momentum(self, step: float) -> float | None:
-        """Return None: a range test leaves momentum alone."""
+        """Return None: a range test leaves momentum unchanged."""
         return None

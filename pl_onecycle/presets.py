@@ -1,6 +1,6 @@
-"""One-cycle schedules of others by name: presets -> `OneCyclePolicy`.
+"""Presets: one-cycle schedules of other libraries by name, as `OneCyclePolicy`.
 
-Pure Python. Each is pinned by a test to the numbers of the library it is named after.
+Pure Python. A test pins each preset to the numbers of the library it is named after.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ Preset = Literal["smith", "torch", "torch_three_phase", "fastai", "exp_decay"]
 
 
 class PolicyArguments(TypedDict, total=False):
-    """The keyword arguments of a one-cycle schedule, of `OneCyclePolicy` and its presets; None is the preset's own."""
+    """Keyword arguments of `OneCyclePolicy` and its presets; None keeps the default of the preset."""
 
     pct_start: float | None
     pct_plateau: float | None
@@ -34,8 +34,8 @@ def torch_two_phase(max_lr: float, total_steps: int, pct_start: float = 0.3, **a
     """Build the two-phase schedule of ``torch.optim.lr_scheduler.OneCycleLR``.
 
     Cosine, hi/25 -> hi at step ``pct_start`` * N - 1 -> hi/25/1e4 at step N - 1.
-    Differs: the peak is reached for every N (torch only where ``pct_start`` * N is whole), and
-    nothing is extrapolated after the end.
+    Differs: every N reaches the peak (in torch only where ``pct_start`` * N is whole), and nothing is
+    extrapolated after the end.
 
     Example:
         >>> policy = torch_two_phase(1.0, 100)
@@ -67,8 +67,8 @@ def fastai(max_lr: float, total_steps: int, pct_start: float = 0.25, **arguments
     """Build the schedule of fastai v2's ``fit_one_cycle``.
 
     Cosine, hi/25 -> hi at step ``pct_start`` * N -> hi/1e5 at step N, momentum .95 -> .85 -> .95.
-    fastai never trains at its last value, so the policy has ``total_steps + 1`` steps, of which a run
-    of ``total_steps`` uses all but the last, exactly as fastai does.
+    fastai never trains at its last value. So the policy has ``total_steps + 1`` steps, and a run of
+    ``total_steps`` uses all but the last, exactly as in fastai.
 
     Example:
         >>> policy = fastai(1.0, 100)
@@ -97,8 +97,8 @@ def exp_decay(
 ) -> OneCyclePolicy:
     """Build ramp-up, sustain and exponential decay, the schedule of many TPU recipes.
 
-    hi/2 -> hi over ``rampup_epochs``, hi for ``sustain_epochs``, then ``exp_decay`` of the way to hi/2
-    is left after each further epoch. Momentum is left alone.
+    hi/2 -> hi over ``rampup_epochs``, hi for ``sustain_epochs``, then each further epoch multiplies the
+    distance to hi/2 by ``exp_decay``. Momentum is left unchanged.
 
     Example:
         By epoch, 1e-3 -> 2e-3 -> 1e-3:
@@ -125,7 +125,7 @@ def exp_decay(
 
 
 def from_preset(preset: Preset, max_lr: float, total_steps: int, **arguments: Any) -> OneCyclePolicy:
-    """Build the schedule called ``preset``; ``arguments`` that are not None replace the preset's own.
+    """Build the schedule named ``preset``; ``arguments`` that are not None replace its defaults.
 
     Args:
         preset: ``"smith"`` (the defaults of `OneCyclePolicy`), ``"torch"``, ``"torch_three_phase"``,
@@ -155,7 +155,7 @@ def from_preset(preset: Preset, max_lr: float, total_steps: int, **arguments: An
 
 
 def _start_steps(pct_start: float, total_steps: int, maximum: float = 1) -> int:
-    """Check what a preset works out its rise from, and return it in steps."""
+    """Check ``total_steps`` and ``pct_start``, and return the rise in whole steps."""
     expect_integer("total_steps", total_steps, minimum=1)
     expect_number("pct_start", pct_start, minimum=0, maximum=maximum)
     return whole_steps(pct_start, total_steps)

@@ -1,7 +1,7 @@
-"""From a loss curve to a learning rate, or to a reason why not.
+"""Read a learning rate from a loss curve, or the reason why the curve supports none.
 
-Pure maths on numpy. No answer depends on the scale of the loss or on a constant added to it, and a curve that does not
-support one is refused.
+Pure maths on numpy. No suggestion depends on the scale of the loss or on a constant added to it. A curve that does not
+support a suggestion is refused.
 """
 
 import math
@@ -16,19 +16,19 @@ from pl_onecycle.curve import ROUNDING, Array, LossCurve
 
 Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
 
-# Fewer points than this carry no shape.
+# A curve with fewer points has no usable shape.
 MIN_POINTS = 5
-# A fall counts when, seen through a wide kernel (decades), it exceeds so many standard deviations of what it would be
-# by chance. Of flat curves with noise, about one in twenty falls as far.
+# A fall counts if, on a curve smoothed over WIDE decades, it exceeds MIN_FALL standard deviations of a fall by chance.
+# About one in twenty flat curves with noise falls as far.
 WIDE = 0.3
 MIN_FALL = 5.0
-# The trough of a curve: where this share of the fall has happened, and no wider than so many decades, as a loss that
-# has nothing left to lose stays down whatever the lr. Anything from 0.75 to 0.9 and from 1 to 1.5 does about as well.
+# The trough of a curve: where SHARE of the fall has happened, at most WIDEST decades wide, as a loss that cannot fall
+# further stays low at any lr. Shares from 0.75 to 0.9 and widths from 1 to 1.5 work about as well.
 SHARE, WIDEST = 0.85, 1.25
-# It is read off a curve that is smoothed over so many decades, twenty points of a dense sweep; half as many do as well,
-# but leave more of the noise in.
+# The trough is read from a curve smoothed over this many decades, twenty points of a dense sweep; half as many work as
+# well but leave more noise.
 TROUGH_WIDTH = 0.2
-# How often the noise is drawn anew for the interval, and from how many decades on it is told as wide.
+# Number of noise draws for the interval, and the width in decades above which it counts as wide.
 DRAWS, UNSURE = 40, 0.5
 
 
@@ -40,10 +40,10 @@ class Suggestion:
         lr: The ``max_lr`` to use, > 0, for the parameter group with the largest lr; the other groups keep
             their ratio to it.
         method: The method that found it.
-        reason: Half a sentence for people, with the landmark of the curve that decided.
-        low: Lower end of the interval of lrs that the evidence cannot tell apart from ``lr``, > 0. For a curve: were
-            its noise drawn anew, nine of ten answers would lie in it; that tells of chance in this curve, not of how
-            far the method is off on average. For short cycles, see `verified`. None where it is not known.
+        reason: Half a sentence for people, with the deciding landmark of the curve.
+        low: Lower end of the interval of lrs that the evidence cannot distinguish from ``lr``, > 0. For a curve, nine
+            of ten suggestions lie in it when the noise is drawn again; it measures chance in this curve, not the
+            average error of the method. For short cycles, see `verified`. None if unknown.
         high: Upper end of that interval.
     """
 
@@ -55,13 +55,13 @@ class Suggestion:
 
     @property
     def decades(self) -> float:
-        """Width of the interval in decades of lr, NaN where it is not known."""
+        """Width of the interval in decades of lr, NaN if unknown."""
         return math.nan if self.low is None or self.high is None else math.log10(self.high / self.low)
 
     @property
     def is_unsure(self) -> bool:
         """Whether the interval is wider than half a decade."""
-        return self.decades > UNSURE + 1e-9  # two spacings of short cycles are not yet wide
+        return self.decades > UNSURE + 1e-9  # two spacings of short cycles do not count as wide
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, as saved in checkpoints."""
@@ -74,21 +74,21 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
     ===========  ==========================================================================================
     method       with L the smoothed loss, in the order of the sweep
     ===========  ==========================================================================================
-    trough       middle, in log lr, of where at least 85 % of the fall of L has happened: from the first such
-                 lr to the last one around the minimum, but at most 1.25 decades above the first
+    trough       middle, in log lr, of the part where at least 85 % of the fall of L has happened: from the first
+                 such lr to the last one around the minimum, but at most 1.25 decades above the first
     smith        lr at the minimum of L, divided by 10
     steepest     lr[i] with the smallest (L[i+1] - L[i]) / (ln lr[i+1] - ln lr[i]), before the minimum
     valley       the longest falling subsequence of L, from s to e: lr[s + int((e-s)/3) + int((e-s)/6)]
-    slide        a pair of points 15 apart slides from the right while its slopes differ: lr of the left
+    slide        a pair of points 15 apart slides from the right while its slopes differ: lr of its left point
     minimum      lr at the minimum of the raw loss, divided by 10
     ===========  ==========================================================================================
 
     Args:
         curve: A sweep, e.g. ``LRRangeTest.curve``.
-        method: One of the table.
+        method: A method of the table.
 
     Returns:
-        The suggestion, or None where the curve does not support one; `refusal` says why.
+        The suggestion, or None if the curve does not support one; `refusal` returns why.
 
     Raises:
         ValueError: No such method.
@@ -100,15 +100,15 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
         (0.1, 0.01)
 
     References:
-        trough: this project, ``benchmarks/suggestion.py``. The fall is that from the median of the first tenth of L to
-        its minimum. Where it has happened alone is too low for slow optimizers, the minimum too high for fast ones. It
-        was chosen on sweeps of 28 steps a decade.
-        smith: one order of magnitude below the minimum, the rule of the article that this project began with,
+        trough: this project, ``benchmarks/suggestion.py``. The fall is from the median of the first tenth of L to its
+        minimum. The lr at which it has happened is by itself too low for slow optimizers, the minimum too high for fast
+        ones. The method was chosen on sweeps of 28 steps per decade.
+        smith: one order of magnitude below the minimum, the rule of the article that this project started from,
         after arXiv:1506.01186. steepest, valley, slide, minimum: fastai v2, ``callback/schedule.py``.
-        Differs: fastai smooths by a running average that lags, and cuts the first tenth and the last five
-        points; points of one stair count as one; steepest looks left of the minimum only; slide's threshold of 0.005
-        is a share of the fall instead of an absolute loss; minimum takes the raw loss, which makes it differ from smith
-        at all; an answer at which the loss has exploded is refused.
+        Differs: fastai smooths by a running average that lags, and cuts the first tenth and the last five points.
+        Here, points of one stair count as one; steepest searches only left of the minimum; slide's threshold of 0.005
+        is a share of the fall instead of an absolute loss; minimum uses the raw loss, its only difference from smith;
+        a suggestion at which the loss has exploded is refused.
     """
     answer = _answer(curve, method)
     if isinstance(answer, str):
@@ -118,11 +118,11 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
 
 
 def refusal(curve: LossCurve, method: Method = "trough") -> str | None:
-    """Return why the curve supports no suggestion, or None where it does.
+    """Return why the curve supports no suggestion, or None if it supports one.
 
     Args:
         curve: A sweep.
-        method: One of the table of `suggest`.
+        method: A method of the table of `suggest`.
 
     Raises:
         ValueError: No such method.
@@ -143,7 +143,7 @@ def _answer(curve: LossCurve, method: Method) -> tuple[float, str] | str:
         return reason
     found = _METHODS[method](curve)
     if found is None:
-        return f"{method} finds its landmark nowhere on the curve"
+        return f"{method} finds no landmark on the curve"
     lr, reason = found
     smooth = curve.smoothed()
     there = float(np.interp(np.log(lr), np.log(curve.finite_lr), smooth))
@@ -153,9 +153,9 @@ def _answer(curve: LossCurve, method: Method) -> tuple[float, str] | str:
 
 
 def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float]:
-    """The lrs between which nine of ten answers lie when the noise about the trend of the curve is drawn anew."""
+    """Return the lrs between which nine of ten suggestions lie when the noise about the trend is drawn again."""
     smooth = curve.smoothed()
-    random = np.random.default_rng(0)  # the same curve has the same interval, and the user's streams stay as they are
+    random = np.random.default_rng(0)  # a curve always has the same interval, and the user's streams are not touched
     answers = [math.log(lr)]
     for _ in range(DRAWS):
         drawn = smooth + random.normal(0.0, curve.noise, len(smooth))
@@ -166,7 +166,7 @@ def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float
 
 
 def _unfit(curve: LossCurve) -> str | None:
-    """Why no method can read the curve, or None."""
+    """Return why no method can read the curve, or None."""
     if curve.outcome == "overridden":
         return "the module sets the learning rate of its steps itself, so it cannot be swept"
     if len(curve) > 0 and len(curve.finite_loss) == 0:
@@ -181,24 +181,24 @@ def _unfit(curve: LossCurve) -> str | None:
     lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
     highest = int(wide[:lowest].argmax())
     fall, noise = float(wide[highest] - wide[lowest]), _noise_between(curve, [highest, lowest])
-    # Where the first points are the lowest, the loss only rises. A rounding error is not a fall either.
+    # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
     if min(fall, curve.start - float(wide[lowest])) <= ROUNDING * abs(curve.start):
         return "the loss does not fall anywhere in the sweep"
     if fall <= MIN_FALL * noise:
-        return f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times what noise makes of it, {noise:.3g}"
+        return f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times the noise of {noise:.3g}"
     return None
 
 
 def _noise_between(curve: LossCurve, points: list[int]) -> float:
-    """Standard deviation of the difference of two points of the widely smoothed curve by chance."""
+    """Return the standard deviation, by chance, of the difference of two points of the widely smoothed curve."""
     decades = np.log10(curve.finite_lr)
     weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE) ** 2)
-    averaged = weight.sum(0) ** 2 / (weight**2).sum(0)  # so many losses
+    averaged = weight.sum(0) ** 2 / (weight**2).sum(0)  # effective number of losses
     return curve.noise * math.sqrt(float((1 / averaged).sum()))
 
 
 # ------------------------------------------------------------------------------------------ methods
-# Each takes a curve that `_unfit` let pass and returns the lr and the reason, or None without a landmark.
+# Each takes a curve that `_unfit` accepts and returns the lr and the reason, or None without a landmark.
 
 
 def _trough(curve: LossCurve) -> tuple[float, str]:
@@ -216,7 +216,7 @@ def _trough(curve: LossCurve) -> tuple[float, str]:
 
 
 def _crossing(x: Array, y: Array, level: float, after: int) -> float:
-    """Where the line from the point before ``after`` to it crosses the level."""
+    """Return where the line from the point before ``after`` to ``after`` crosses the level."""
     before = max(after - 1, 0)
     rise = y[after] - y[before]
     return float(x[after] if rise == 0 else x[before] + (level - y[before]) / rise * (x[after] - x[before]))

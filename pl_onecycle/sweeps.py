@@ -1,8 +1,8 @@
-"""Which sweeps a range test runs: a coarse one to find the part that matters, then a dense one over it.
+"""Plan the sweeps of a range test: a coarse one to find the relevant lrs, then a dense one over them.
 
-Pure maths on numpy: curves of the sweeps so far -> policy of the next one. No more than a budget of optimizer steps is
-spent in all, whatever the loss does; the suggestion is read off the dense curve alone, whose steps per decade are
-always the same.
+Pure maths on numpy: curves of the sweeps so far -> policy of the next one. All sweeps together never exceed a budget of
+optimizer steps, whatever the loss does. The suggestion is read only from the dense curve, which always has the same
+number of steps per decade.
 """
 
 import math
@@ -14,44 +14,44 @@ import numpy.typing as npt
 from pl_onecycle.curve import ROUNDING, Array, LossCurve, median_of_three, noise_of
 from pl_onecycle.policy import RangeTestPolicy
 
-# Optimizer steps in all, those included whose only purpose is to show the effect of the step before.
+# Optimizer steps of all sweeps, including the steps that only show the effect of the step before.
 BUDGET = 150
-# Steps per decade. Over a range of eight decades a coarse sweep leaves two thirds of the budget to the dense one, which
-# then spans three and a half.
+# Steps per decade. Over eight decades a coarse sweep leaves two thirds of the budget for the dense one, which then
+# spans three and a half decades.
 COARSE, DENSE = 6, 28
-# A coarse sweep has no fewer steps, to tell a rise from noise, and no more, whatever the range.
+# Bounds on the steps of a coarse sweep: enough to distinguish a rise from noise, and a limit for wide ranges.
 MIN_STEPS, MAX_STEPS = 24, 72
-# The dense sweep begins so many decades below the lr at which a coarse one has risen: on the tasks of
-# benchmarks/suggestion.py that were looked at, the trough began 0.7 to 2.9 decades below it.
+# The dense sweep begins this many decades below the lr at which a coarse one has risen. On the tasks of
+# benchmarks/suggestion.py used in development, the trough began 0.7 to 2.9 decades below it.
 BELOW_RISE = 3.7
-# Where the loss does not rise, so many decades below the lr at which this share of the fall has happened.
+# If the loss does not rise, it begins BELOW_FALL decades below the lr at which the share FALLEN of the fall is reached.
 BELOW_FALL, FALLEN = 2.0, 0.7
-# Where nothing happens up to the highest lr, so many decades more are looked at.
+# If nothing happens up to the highest lr, a second coarse sweep covers this many more decades.
 BEYOND = 4.0
-# Fewer losses carry no noise to compare with, nor an explosion: that of a handful is found in one of forty flat curves.
+# Fewer losses show neither noise nor an explosion reliably: one of forty flat curves explodes within a handful.
 MIN_LOSSES = 12
-# The start is the median of so many losses. The median of a window of so many more has fallen for sure when it has
-# moved by so many standard deviations of one loss; there are many windows, so that less would be found by chance.
+# The start level is the median of the first START losses. The loss has surely fallen if the median of WINDOW losses in
+# a row lies SURE standard deviations of one loss below it; with many windows, a smaller fall would occur by chance.
 START, WINDOW, SURE = 7, 5, 2.5
-# A rise is one by so many standard deviations that lasts for so many steps.
+# A rise counts if it is RISE standard deviations high and lasts for LASTING steps.
 RISE, LASTING = 2.0, 5
-# The losses of a sweep that has gone too far scatter by this multiple of the first ones' scatter, or more.
+# The last losses of a sweep that went too far scatter at least this many times as much as its first.
 DISORDER = 2.0
-# What has come back by this multiple of the fall so far has exploded, as in `first_explosion`; less than for a sweep
-# that is read, as an early end costs nothing here.
+# A loss that has risen again by this multiple of the fall so far has exploded, as in `first_explosion`. The multiple is
+# smaller than for a sweep that is read, as an early end costs nothing here.
 BACK = 1.25
 
 
 def coarse_sweep(curves: Sequence[LossCurve], min_lr: float, max_lr: float) -> RangeTestPolicy | None:
-    """Return the coarse sweep to run after those so far, or None where they have shown enough.
+    """Return the next coarse sweep, or None if the sweeps so far have shown enough.
 
-    The first is from ``min_lr`` to ``max_lr``, to be ended by `has_risen`. Where the loss neither falls nor rises in
-    it, a second one looks at the four decades above.
+    The first one is from ``min_lr`` to ``max_lr``; `has_risen` ends it. If the loss neither falls nor rises in it, a
+    second one covers the four decades above.
 
     Args:
-        curves: Of the coarse sweeps so far.
-        min_lr: Where to begin, > 0.
-        max_lr: Where to end, > ``min_lr``.
+        curves: Curves of the coarse sweeps so far.
+        min_lr: Lowest lr of the first sweep, > 0.
+        max_lr: Highest lr of the first sweep, > ``min_lr``.
 
     Example:
         >>> coarse_sweep([], 1e-7, 10.0).num_steps
@@ -61,15 +61,15 @@ def coarse_sweep(curves: Sequence[LossCurve], min_lr: float, max_lr: float) -> R
         return _coarse(min_lr, max_lr)
     if len(curves) > 1 or curves[0].outcome != "completed" or has_fallen(curves[0]) or _ends_high(curves[0]):
         return None
-    # From a decade below, so that the first step is not the largest that there has been by far.
+    # Begins a decade below `max_lr`, so that its first step is not by far the largest so far.
     return _coarse(max_lr / 10, max_lr * 10**BEYOND)
 
 
 def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
-    """Return the sweep to read, with all that is left of the budget, or None where there is nothing to look closer at.
+    """Return the dense sweep, with all that is left of the budget, or None if there is nothing to examine.
 
     Args:
-        curves: Of the coarse sweeps, at least one.
+        curves: Curves of the coarse sweeps, at least one.
 
     Example:
         >>> risen = LossCurve([10 ** (k / 6 - 7) for k in range(40)], [1.0, 1.1] * 17 + [2.0] * 6, "dropped")
@@ -81,11 +81,11 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
     is_finite = last.initial_loss is None or math.isfinite(last.initial_loss)
     if last.outcome in ("overridden", "stopped") or not is_finite:
         return None
-    # Each sweep takes one step more than it has points, to see the effect of the last one.
+    # Each sweep takes one step more than it has points, to show the effect of the last one.
     steps = BUDGET - sum(len(curve) + 1 for curve in curves) - 1
     span = (steps - 1) / DENSE
     if last.outcome != "completed" or _ends_high(last):
-        low = _lr_of_the_rise(last) / 10 ** min(BELOW_RISE, span)  # with less to spend, it still reaches the rise
+        low = _lr_of_the_rise(last) / 10 ** min(BELOW_RISE, span)  # with a smaller budget, it still reaches the rise
     elif has_fallen(last):
         low = _lr_of_the_fall(last) / 10 ** min(BELOW_FALL, span / 2)
     else:
@@ -94,16 +94,16 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
 
 
 def has_risen(curve: LossCurve) -> bool:
-    """Whether a coarse sweep has risen so high that going on would show no more.
+    """Return whether a coarse sweep has risen so high that continuing would show no more.
 
-    It has where it has twelve losses and, at each of the last five, with m the median of it and the two before,
+    That is, it has at least twelve losses and, at each of the last five, with m the median of it and the two before,
 
         m - median(first 7) > 2 noise, or m - best > 1.25 max(median(first 7) - best, 4 noise)
 
-    where best is the lowest m so far, and the noise that about the trend, and no less than that of the first twelve.
+    where best is the lowest m so far. The noise is that about the trend, but no less than that of the first twelve.
 
     Args:
-        curve: So far.
+        curve: The curve so far.
 
     Example:
         >>> has_risen(LossCurve([0.1] * 30, [1.0, 1.1] * 10 + [2.0] * 10))
@@ -114,13 +114,13 @@ def has_risen(curve: LossCurve) -> bool:
 
 
 def has_fallen(curve: LossCurve) -> bool:
-    """Whether a coarse sweep that is through has fallen anywhere, or is in disorder at its end.
+    """Return whether a finished coarse sweep has fallen anywhere, or is in disorder at its end.
 
     That is, median(first 7) - median(any 5 in a row) > 2.5 noise, or median(first third) - median(last third) > noise,
     or the standard deviation of its last third is more than twice that of its first third, which is the noise.
 
     Args:
-        curve: A sweep that is through.
+        curve: Curve of a finished sweep.
 
     Example:
         >>> has_fallen(LossCurve([0.1] * 20, [1.0, 1.1] * 7 + [0.5] * 6))
@@ -136,9 +136,9 @@ def has_fallen(curve: LossCurve) -> bool:
 
 
 def _is_high(losses: Array) -> npt.NDArray[np.bool_]:
-    """Whether each loss lies above the start, or has come back from a fall beyond it, shape (n,)."""
+    """Return whether each loss lies above the start level or has risen beyond it after a fall, shape (n,)."""
     start = _start(losses)
-    # The noise about the trend of so few losses is small by chance now and then.
+    # The noise about the trend of a few losses is sometimes small by chance.
     noise = max(noise_of(losses), _scatter(losses[:MIN_LOSSES]))
     middle = median_of_three(losses)
     best = np.minimum.accumulate(middle)
@@ -149,30 +149,30 @@ def _is_high(losses: Array) -> npt.NDArray[np.bool_]:
 
 
 def _lr_of_the_rise(curve: LossCurve) -> float:
-    """The lr from which on a sweep is high, or its last one."""
+    """Return the lr from which on the losses of a sweep are high, or its last lr."""
     high = _is_high(_losses(curve))
-    return _lr_of(curve, len(high) - int(high[::-1].argmin()))  # behind the last loss that is not high
+    return _lr_of(curve, len(high) - int(high[::-1].argmin()))  # after the last loss that is not high
 
 
 def _lr_of(curve: LossCurve, loss: int) -> float:
-    """The lr behind one of `_losses`, the first or the last one where there is none."""
+    """Return the lr of one of `_losses`, clipped to the first or last lr."""
     return curve.lr[min(max(loss - (curve.initial_loss is not None), 0), len(curve) - 1)]
 
 
 def _scatter(losses: Array) -> float:
-    with np.errstate(over="ignore"):  # beyond the largest number is wide enough
+    with np.errstate(over="ignore"):  # an overflow to infinity is wide enough
         return float(losses.std())
 
 
 def _ends_high(curve: LossCurve) -> bool:
-    """Whether a sweep that is through has risen, at its very end or by little."""
+    """Return whether a finished sweep has risen, even if only at its very end or only a little."""
     return bool(_is_high(_losses(curve))[-1]) or _shift(curve) > 1
 
 
 def _shift(curve: LossCurve) -> float:
-    """How much higher the last third of a sweep lies than its first, median against median, in the noise of the first.
+    """Return the difference of the medians of the last and the first third of a sweep, in units of the first's noise.
 
-    By chance it is beyond -1 or 1 in one of fifty flat sweeps each.
+    By chance it is below -1 in one of fifty flat sweeps, and above 1 in another one of fifty.
     """
     losses = _losses(curve)
     if len(losses) < MIN_LOSSES:
@@ -202,7 +202,7 @@ def _start(losses: Array) -> float:
 
 
 def _lr_of_the_fall(curve: LossCurve) -> float:
-    """The lr at which most of the fall to the lowest median of five losses has happened."""
+    """Return the lr at which most of the fall to the lowest median of five losses has happened."""
     losses = _losses(curve)
     middles, start = _middles(losses), _start(losses)
     lowest = float(middles.min())
@@ -211,6 +211,6 @@ def _lr_of_the_fall(curve: LossCurve) -> float:
 
 
 def _middles(losses: Array) -> Array:
-    """Median of any five losses in a row, shape (n - 4,)."""
+    """Return the median of every five losses in a row, shape (n - 4,)."""
     middles: Array = np.median(np.lib.stride_tricks.sliding_window_view(losses, WINDOW), axis=1)
     return middles

@@ -1,7 +1,7 @@
-"""Short cycles at several learning rates around a suggestion -> a weighted mean of these lrs.
+"""Verify a suggestion: short cycles at several learning rates around it -> a weighted mean of these lrs.
 
 Pure maths on numpy. The cycles start from the same weights and see the same batches; each is judged by the loss at its
-end. So few steps prefer no single lr clearly, and the best one alone is often best by chance.
+end. Short cycles do not clearly prefer a single lr, and the best one alone is often best by chance.
 """
 
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from pl_onecycle.choice import level
 from pl_onecycle.curve import LossCurve
 from pl_onecycle.suggestion import Suggestion
 
-# How many there are unless asked otherwise, and the decades between neighbours: half a decade to either side is how far
-# a suggestion is off in most cases, see benchmarks/suggestion.py.
+# Default number of cycles, and the decades between neighbours: most suggestions are off by at most half a decade to
+# either side, see benchmarks/suggestion.py.
 CYCLES, SPACING = 5, 0.25
 # A candidate that is worse than the best one by this multiple of the median excess weighs e times less. On the tasks of
-# that benchmark that were looked at, 0.6 to 1.2 did about as well.
+# that benchmark used in development, 0.6 to 1.2 worked about as well.
 SOFTNESS = 0.8
 
 
@@ -25,7 +25,7 @@ def candidates(lr: float, count: int) -> list[float]:
 
     Args:
         lr: The suggestion to verify, > 0.
-        count: How many, odd.
+        count: Number of learning rates, odd.
 
     Example:
         >>> [round(candidate, 4) for candidate in candidates(0.1, 3)]
@@ -35,23 +35,23 @@ def candidates(lr: float, count: int) -> list[float]:
 
 
 def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: str = "val_loss") -> Suggestion | str:
-    """Return the suggestion that short cycles speak for, or why there is none.
+    """Return the suggestion that short cycles support, or why there is none.
 
-    With L the level at which each ends, see `level`, by what was monitored where all cycles have that and else by the
-    training loss, its lr is the geometric mean of the candidates, weighted by
+    L is the level at which a cycle ends, see `level`: of the monitored quantity if all cycles have it, else of the
+    training loss. The lr of the suggestion is the geometric mean of the candidates, weighted by
 
         exp(-(L - L_min) / s),  s = 0.8 median(L - L_min)
 
-    or by those with L = L_min alone where s = 0. Cycles that have diverged weigh nothing. The interval is from the
+    or only of those with L = L_min if s = 0. Diverged cycles have no weight. The interval is from the
     lowest to the highest candidate with L - L_min <= s.
 
     Args:
-        found: What is verified; its method is kept.
-        curves: By learning rate.
-        judged_by: Name of what their `val_loss` holds, for the reason.
+        found: The suggestion to verify; its method is kept.
+        curves: Curves of the cycles, by learning rate.
+        judged_by: Name of the quantity in their `val_loss`, for the reason.
 
     Returns:
-        The suggestion; a reason where no cycle came through.
+        The suggestion, or a reason if no cycle completed with finite losses.
 
     Example:
         >>> ends = {0.01: 1.0, 0.1: 0.5, 1.0: 1.0}
@@ -61,7 +61,8 @@ def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: st
     """
     left = {lr: curve for lr, curve in curves.items() if curve.outcome == "completed" and _is_finite(curve)}
     if not left:
-        return f"none of {len(curves)} short cycles around the {found.lr:.3g} of {found.method} came through"
+        tried = f"{len(curves)} short cycles around the {found.lr:.3g} of {found.method}"
+        return f"none of {tried} completed with finite losses"
     is_monitored = all(curve.val_loss for curve in left.values())
     ends = np.array([level(curve, "validation loss" if is_monitored else "training loss") for curve in left.values()])
     excess = ends - ends.min()

@@ -145,7 +145,7 @@ def test_a_cycle_that_has_failed_weighs_nothing(curve: LossCurve) -> None:
 
 @pytest.mark.parametrize("curve", BAD.values(), ids=BAD)
 def test_where_all_cycles_have_failed_the_reason_is_told(curve: LossCurve) -> None:
-    told = "none of 3 short cycles around the 0.1 of trough came through"
+    told = "none of 3 short cycles around the 0.1 of trough completed with finite losses"
     assert verified(FOUND, dict.fromkeys(candidates(0.1, 3), curve)) == told
 
 
