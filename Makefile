@@ -1,5 +1,5 @@
-# Two commands: `make demo` runs the main job, `make test` passes the tests. Both make their own virtual
-# environment in .venv when there is none, and install what they need from the package registry.
+# Two commands: `make demo` runs the example, `make test` the linter, the type checker and the tests. Both create a
+# virtual environment in .venv if there is none, and install their dependencies from the package registry.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin

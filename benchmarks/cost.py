@@ -1,15 +1,15 @@
-"""What `OneCycleScheduler` and an isolated trial cost, as ratios to what they stand beside.
+"""Measure the cost of `OneCycleScheduler` and of an isolated trial, as ratios to comparable code.
 
-Each repetition times both sides of a ratio one after the other, in an order that alternates, on one thread; the table
-gives the median of the ratios of the repetitions with the smallest and the largest.
+Each repetition times both sides of a ratio one after the other, in alternating order, on one thread; the table gives
+the median, smallest and largest ratio over the repetitions.
 
 - step: one ``scheduler.step()`` of `OneCycleScheduler` against torch's ``OneCycleLR``, with momentum cycling, for one
-  group, 100 groups with one lr, and 100 groups with 100 lrs. The optimizer step is not part of it.
+  group, 100 groups with one lr, and 100 groups with 100 lrs. The optimizer step is not included.
 - trial: `run_trial` of 100 steps in a real fit of a small net on scikit-learn's digits, batches of 32, from the first
   ``on_train_epoch_start``, against (a) the loop of a fit of 100 steps from the same hook to ``on_train_end``, (b) a
-  whole ``Trainer.fit`` of as many, with its setup and teardown, (c) the search of Lightning's `LearningRateFinder` with
-  100 steps, its saving and restoring included, which also shows a progress bar. No early stop. The trial runs one step
-  more than the others, as the loss of step k + 1 shows the effect of step k.
+  whole ``Trainer.fit`` of 100 steps, with its setup and teardown, (c) the search of Lightning's `LearningRateFinder`
+  with 100 steps, including its saving and restoring and its progress bar. No early stop. The trial runs one step more
+  than the others, because the loss of step k + 1 shows the effect of step k.
 
     python benchmarks/cost.py
 
@@ -45,17 +45,18 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from pl_onecycle import OneCycleScheduler, RangeTestPolicy
+from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import run_trial
 
 TRIAL_STEPS = 100
-MIN_LR, MAX_LR = 1e-6, 0.1  # no step of this sweep diverges
+MIN_LR, MAX_LR = 1e-6, 0.1  # this sweep does not diverge
 SCHEDULE_STEPS = 100
 Measure = Callable[[], float]  # seconds
 
 
 # --------------------------------------------------------------------------------------------- step
 def step_seconds(scheduler_class: type[OneCycleScheduler] | type[OneCycleLR], lrs: list[float]) -> float:
-    """Mean seconds of a scheduler's step, over a whole schedule with one group for each of ``lrs``."""
+    """Return the mean seconds per scheduler step, over a whole schedule with one group for each of ``lrs``."""
     optimizer = SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs], lrs[0], momentum=0.9)
     scheduler = scheduler_class(optimizer, lrs, SCHEDULE_STEPS)
     optimizer.step()
@@ -89,7 +90,7 @@ def digits() -> TensorDataset:
 
 
 class Stopwatch(pl.Callback):
-    """Times the loop of a fit."""
+    """Measure the time of the loop of a fit."""
 
     def __init__(self) -> None:
         self.start: float | None = None
@@ -104,19 +105,20 @@ class Stopwatch(pl.Callback):
 
 
 class Trial(pl.Callback):
-    """Times a trial."""
+    """Measure the time of a trial."""
 
     seconds = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         start = time.perf_counter()
-        curve = run_trial(trainer, RangeTestPolicy(MIN_LR, MAX_LR, TRIAL_STEPS), early_stop_threshold=None)
+        policy = RangeTestPolicy(MIN_LR, MAX_LR, TRIAL_STEPS)
+        curve = run_trial(RunOptimizer(trainer, 0), policy, early_stop_threshold=None)
         self.seconds = time.perf_counter() - start
         assert len(curve) == TRIAL_STEPS
 
 
 class TimedFinder(LearningRateFinder):
-    """Times Lightning's search."""
+    """Measure the time of Lightning's search."""
 
     seconds = 0.0
 
@@ -129,7 +131,7 @@ class TimedFinder(LearningRateFinder):
 
 
 def fit(callbacks: list[pl.Callback], max_steps: int) -> float:
-    """Fit, and return the seconds of the whole call."""
+    """Fit a net and return the seconds of the whole call."""
     pl.seed_everything(0, verbose=False)
     trainer = pl.Trainer(
         max_steps=max_steps,
@@ -148,26 +150,26 @@ def fit(callbacks: list[pl.Callback], max_steps: int) -> float:
 
 
 def trial() -> float:
-    """Our trial, in a fit of one step."""
+    """Return the seconds of our trial, in a fit of one step."""
     callback = Trial()
     fit([callback], max_steps=1)
     return callback.seconds
 
 
 def loop() -> float:
-    """The loop of a plain fit."""
+    """Return the seconds of the loop of a plain fit."""
     callback = Stopwatch()
     fit([callback], max_steps=TRIAL_STEPS)
     return callback.seconds
 
 
 def whole_fit() -> float:
-    """The whole of a plain fit."""
+    """Return the seconds of a whole plain fit."""
     return fit([], max_steps=TRIAL_STEPS)
 
 
 def lightnings() -> float:
-    """Lightning's search, in a fit of one step."""
+    """Return the seconds of Lightning's search, in a fit of one step."""
     finder = TimedFinder(MIN_LR, MAX_LR, TRIAL_STEPS, early_stop_threshold=None, update_attr=False)
     fit([finder], max_steps=1)
     return finder.seconds
@@ -175,7 +177,7 @@ def lightnings() -> float:
 
 # --------------------------------------------------------------------------------------------- table
 def interleaved(measures: list[Measure], n: int) -> list[list[float]]:
-    """Seconds of each measure in n repetitions, after one to warm up; every other repetition runs backwards."""
+    """Return the seconds of each measure in n repetitions after a warm-up; every other one reverses the order."""
     seconds: list[list[float]] = [[] for _ in measures]
     order = list(range(len(measures)))
     for repetition in range(-1, n):
@@ -187,7 +189,7 @@ def interleaved(measures: list[Measure], n: int) -> list[list[float]]:
 
 
 def row(name: str, one: list[float], other: list[float], unit: str) -> str:
-    """One line of the table."""
+    """Return one row of the table."""
     scale = {"µs": 1e6, "ms": 1e3}[unit]
     ratios = [a / b for a, b in zip(one, other, strict=True)]
     medians = " against ".join(f"{statistics.median(seconds) * scale:.1f}" for seconds in (one, other))
@@ -195,7 +197,7 @@ def row(name: str, one: list[float], other: list[float], unit: str) -> str:
 
 
 def cpu() -> str:
-    """Name of the processor."""
+    """Return the name of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -204,7 +206,7 @@ def cpu() -> str:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep Lightning's chatter and its finder's progress bar off the screen."""
+    """Hide Lightning's messages and the progress bar of its finder."""
     logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     with redirect_stderr(io.StringIO()):
@@ -212,7 +214,7 @@ def silence() -> Iterator[None]:
 
 
 def main(quick: bool) -> None:
-    """Measure and print the table."""
+    """Run the measurements and print the table."""
     torch.set_num_threads(1)
     n = 3 if quick else 41
     print(f"torch {version('torch')}, lightning {version('lightning')}, {cpu()}, n = {n}\n")

@@ -1,24 +1,24 @@
-"""`LRRangeTest` and Lightning's own `LearningRateFinder` through the same fits and faults: who leaves a trace?
+"""`LRRangeTest` and Lightning's own `LearningRateFinder` in the same fits and faults: which leaves a trace?
 
-Both sweep the same range in as many steps and apply nothing, so that a fit with either must end as the same fit
+Both sweep the same range in the same number of steps and apply nothing, so a fit with either must end like the same fit
 without: weights, buffers, flags, optimizers, schedulers, gradient scale, metrics, counters, random streams and
 generators, attributes, batches, hooks, states of loaders and callbacks, calls of loggers, logged rows, files and the
 content of checkpoints, compared bit for bit. The fits are those of `tests/scenarios.py`. The faults are those of
-`tests/faults.py`, at the 14th batch of a fit that both can do. A fault that ends the fit must leave Trainer and module
-as they were and nothing on disk, and the same Trainer must then train as if it had never been on trial; after any other
-the fit must end as without. Each fit has a directory of its own that can be written, unless that is the fault.
+`tests/faults.py`, at the 14th batch of a fit that both pass. A fault that ends the fit must leave Trainer and module
+unchanged and no file on disk, and the next fit of the same Trainer must end like one without a trial; after any other
+fault the fit must end as without a finder. Each fit has its own writable directory, unless that is the fault.
 
-A cell says "pass", or names the parts that differ, or what was raised. The fits and faults were chosen by the authors
-of `LRRangeTest`, as those in which a test at the start of a fit is easy to get wrong: they tell where the two differ,
-not how often a user will notice.
+A cell contains "pass", the parts that differ, or the exception. The authors of `LRRangeTest` chose fits and faults in
+which a test at the start of a fit is easy to get wrong: they show where the two differ, not how often a user will
+notice.
 
     python benchmarks/isolation.py
 
 Result (torch 2.15.0, lightning 2.6.6, 2 cores of a shared x86 server, 88 fits and 19 faults in 85 s, n = 2 runs with
-the same table): `LRRangeTest` passes 107 of 107. `LearningRateFinder`: of the 88 fits 2 pass, 48 differ in nothing but
+the same table): `LRRangeTest` passes 107 of 107. `LearningRateFinder`: of the 88 fits 2 pass, 48 differ only in
 the global random streams, 26 train other weights, 6 differ elsewhere and 6 raise; of the 19 faults 12 leave a Trainer
-that cannot fit again, SIGTERM ends the process and leaves a checkpoint behind, 2 that keep the finder from writing
-raise, and after the 4 losses that are not finite only the random streams differ.
+that cannot fit again, SIGTERM ends the process and leaves a checkpoint behind, 2 that prevent the finder from
+writing raise, and after the 4 losses that are not finite only the random streams differ.
 """
 
 import argparse
@@ -38,7 +38,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout: the scenarios lie in its tests, which no wheel has
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout: its tests hold the scenarios, no wheel does
 from peers import PASS, silence
 
 from pl_onecycle import LRRangeTest
@@ -53,7 +53,7 @@ STREAMS = "global random streams only"
 
 # ------------------------------------------------------------------------------------------- the two
 class MarkedFinder(LearningRateFinder):
-    """Lets the fit's `Marker` look first; Lightning moves a finder to the head of the callbacks."""
+    """Run the fit's `Marker` first; Lightning moves a finder to the head of the callbacks."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         marker = next(callback for callback in callbacks_of(trainer) if isinstance(callback, Marker))
@@ -62,13 +62,13 @@ class MarkedFinder(LearningRateFinder):
 
 
 def callbacks_of(trainer: Any) -> list[pl.Callback]:
-    """The Trainer's callbacks, which Lightning declares nowhere."""
+    """Return the Trainer's callbacks, an attribute that Lightning does not declare."""
     return list(trainer.callbacks)
 
 
 @dataclass(frozen=True)
 class Finder:
-    """How to ask one of the two callbacks for the same sweep, and whether it has been done."""
+    """How to build one of the two callbacks for the same sweep, and how many points it has recorded."""
 
     build: Callable[[], pl.Callback]
     points: Callable[[Any], int]
@@ -85,16 +85,16 @@ FINDERS = {
     ),
 }
 
-# What the fit that a fault has ended leaves in the second one: its rows, and how many epochs have begun in all.
+# What the second fit keeps of the fit that a fault has ended: its rows, and the number of epochs begun in all.
 OF_ALL_FITS = {"rows", "checkpoints"}
-# Not there yet at the start of a fit, where Lightning's finder has its search.
+# Missing at the start of a fit, where Lightning's finder runs its search.
 MADE_LATER = {"val_check_batch", "loaders", "streams"}
 
 
 # ------------------------------------------------------------------------------------------- verdicts
 @contextmanager
 def fit_of(scenario: str, finder: Finder | None = None) -> Iterator[Fit]:
-    """A fit in an empty directory, which is also the one that its code works in."""
+    """Yield a fit in an empty directory, which is also the working directory."""
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -106,13 +106,13 @@ def fit_of(scenario: str, finder: Finder | None = None) -> Iterator[Fit]:
 
 @cache
 def without_a_finder(scenario: str) -> dict[str, Any]:
-    """What the fit comes to by itself."""
+    """Return the outcome of the fit without a finder."""
     with fit_of(scenario) as fit:
         return fit.run().outcome()
 
 
 def invisible(scenario: str, finder: Finder) -> str:
-    """The fit ends as the same fit without a finder, which has done its sweep where there is one to do."""
+    """Check that the fit ends like the same fit without a finder, and that the finder has swept unless resumed."""
     expected = without_a_finder(scenario)
     with fit_of(scenario, finder) as fit:
         try:
@@ -124,8 +124,8 @@ def invisible(scenario: str, finder: Finder) -> str:
 
 
 def survives(fault: str, finder: Finder) -> str:
-    """The fault leaves no trace. Tried in a process of its own, as it may be the end of that."""
-    without_a_finder(STRUCK)  # the child finds it done
+    """Check that the fault leaves no trace, in a separate process because the fault may end it."""
+    without_a_finder(STRUCK)  # cached for the child
     receiver, sender = get_context("fork").Pipe(duplex=False)
     child = get_context("fork").Process(target=lambda: sender.send(trace(FAULTS[fault], finder)))
     child.start()
@@ -135,13 +135,13 @@ def survives(fault: str, finder: Finder) -> str:
 
 
 def trace(fault: Fault, finder: Finder) -> str:
-    """What a fault leaves behind."""
+    """Return what a fault leaves behind, or a pass."""
     expected = without_a_finder(STRUCK)
     with fit_of(STRUCK, finder) as fit:
         with fault.strikes(fit, AT):
             try:
                 fit.run()
-            except BaseException as error:  # Ctrl-C and SIGTERM are no exceptions
+            except BaseException as error:  # Ctrl-C and SIGTERM do not raise an Exception
                 if fault.ends is None or not isinstance(error, fault.ends):
                     return told(error)
                 left = differences(fit.marker.before, shape_of(fit.trainer))
@@ -164,7 +164,7 @@ def trace(fault: Fault, finder: Finder) -> str:
 
 
 def named(parts: list[str]) -> str:
-    """The parts that differ, in a few words; no parts is a pass."""
+    """Summarize the parts that differ; no parts is a pass."""
     if parts == ["streams"]:
         return STREAMS
     if parts == ["files"]:
@@ -173,14 +173,14 @@ def named(parts: list[str]) -> str:
 
 
 def told(error: BaseException) -> str:
-    """An exception's type and the start of its message, without directories."""
+    """Return an exception's type and the start of its message, without directories."""
     words = [word for word in str(error).split() if "/" not in word]
     return f"{type(error).__name__}: {' '.join(words[:12])}".rstrip(": ")
 
 
 # --------------------------------------------------------------------------------------------- table
 def main(quick: bool) -> None:
-    """Print one row for each scenario and each fault as it is done, and the counts."""
+    """Print one row per scenario and fault when it is done, and the counts."""
     torch.set_num_threads(1)
     print(f"torch {version('torch')}, lightning {version('lightning')}\n")
     print(f"| scenario | {' | '.join(FINDERS)} |\n|---|{'---|' * len(FINDERS)}")

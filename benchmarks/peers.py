@@ -1,20 +1,19 @@
-"""`LRRangeTest` and Lightning's own `LearningRateFinder` under the same conditions, side by side.
+"""`LRRangeTest` and Lightning's own `LearningRateFinder` under the same conditions.
 
 Every scenario is a real fit of a small net on scikit-learn's handwritten digits, on the CPU, once with each of the
-two, with the same range, number of steps and seed. It passes or says in a few words what went wrong. Two groups:
+two, with the same range, number of steps and seed. It passes or reports in a few words what went wrong. Two groups:
 
 - used: the lr at the peak of the real run is the suggestion, and the parameter groups keep their ratio to it. The peak
   is the step with the largest lr in the same fit without a finder.
-- robust: the loss or the length of the run is out of the ordinary during the test.
+- robust: the loss or the length of the run is unusual during the test.
 
-What the two leave behind in the run is the matter of `isolation.py`. The scenarios were chosen by the authors of
-`LRRangeTest`, as conditions in which a test at the start of a fit is easy to get wrong: they tell where the two differ,
-not how often a user will notice.
+`isolation.py` measures what the two leave behind in the run. The authors of `LRRangeTest` chose scenarios in which a
+test at the start of a fit is easy to get wrong: they show where the two differ, not how often a user will notice.
 
     python benchmarks/peers.py
 
 Result (torch 2.15.0, lightning 2.6.6, 2 cores of a shared x86 server, 11 scenarios in 20 s, n = 2 runs with the same
-table): `LRRangeTest` passes 11 of 11, `LearningRateFinder` 3 of the 9 that can be asked of it: two of five "used" (no
+table): `LRRangeTest` passes 11 of 11, `LearningRateFinder` 3 of the 9 that apply to it: two of five "used" (no
 scheduler, cosine by epoch) and one of four "robust" (NaN).
 """
 
@@ -42,7 +41,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pl_onecycle import LRRangeTest, OneCycleScheduler, configure_one_cycle
 
 MIN_LR, MAX_LR, TEST_STEPS = 1e-5, 10.0, 60
-LR = 0.01  # what the user typed
+LR = 0.01  # the user's own
 BATCHES, EPOCHS = 20, 3
 STEPS = BATCHES * EPOCHS
 PASS = "pass"
@@ -51,7 +50,7 @@ PASS = "pass"
 # ------------------------------------------------------------------------------------------- the two
 @dataclass(frozen=True)
 class Finder:
-    """How to ask one of the two callbacks for the same things."""
+    """A uniform interface to one of the two callbacks."""
 
     build: Callable[[bool, float | None], pl.Callback]  # (apply, early_stop_threshold)
     suggestion: Callable[[Any], float | None]
@@ -64,7 +63,7 @@ FINDERS = {
         lambda callback: None if callback.suggestion is None else callback.suggestion.lr,
         lambda callback: list(callback.curve.lr),
     ),
-    # With `update_attr=False` it leaves the user's lr in the optimizer, so there is nothing to put back.
+    # With `update_attr=False` it leaves the user's lr in the optimizer, so there is nothing to restore.
     "LearningRateFinder": Finder(
         lambda apply, stop: LearningRateFinder(
             MIN_LR, MAX_LR, TEST_STEPS, update_attr=apply, early_stop_threshold=stop
@@ -81,7 +80,7 @@ class Net(pl.LightningModule):
 
     Args:
         optimizers: What ``configure_optimizers`` returns.
-        twist: What becomes of the loss.
+        twist: Transformation of the loss.
     """
 
     def __init__(self, optimizers: Callable[["Net"], Any], twist: Callable[[Tensor], Tensor]) -> None:
@@ -97,7 +96,7 @@ class Net(pl.LightningModule):
 
 
 class LRs(pl.Callback):
-    """Records the lr of every group at every optimizer step of the real run."""
+    """Record the lr of every group at every optimizer step of the real run."""
 
     def __init__(self) -> None:
         self.lrs: list[list[float]] = []
@@ -108,7 +107,7 @@ class LRs(pl.Callback):
 
 @cache
 def digits() -> TensorDataset:
-    """The first 640 images of 8 x 8 pixels: 20 batches of 32."""
+    """Return the first 640 images of 8 x 8 pixels: 20 batches of 32."""
     images, labels = load_digits(return_X_y=True)
     return TensorDataset(torch.tensor(images[:640] / 16, dtype=torch.float32), torch.tensor(labels[:640]))
 
@@ -145,11 +144,11 @@ class Fit:
 # ---------------------------------------------------------------------------------------- scenarios
 @dataclass(frozen=True)
 class Case:
-    """One scenario: a check, and what is special about the fit.
+    """One scenario: a check, and the special settings of the fit.
 
     Attributes:
-        check: Takes the case and a finder and returns `PASS` or what went wrong.
-        ours: Built on a schedule of this package, so nothing to ask Lightning's finder about.
+        check: (case, finder) -> `PASS` or what went wrong.
+        ours: Whether it uses a schedule of this package; then Lightning's finder is skipped.
     """
 
     name: str
@@ -160,7 +159,7 @@ class Case:
     ours: bool = False
 
     def verdict(self, finder: Finder) -> str:
-        """Run the check; an exception is a failure too."""
+        """Run the check; an exception is a failure, too."""
         try:
             return self.check(self, finder)
         except Exception as error:
@@ -170,7 +169,7 @@ class Case:
 
 # ---- checks
 def used(case: Case, finder: Finder) -> str:
-    """The lr at the peak is the suggestion, in every group in proportion."""
+    """Check that the lr at the peak is the suggestion, in every group in proportion."""
     plan = Fit(case).run().recorder.lrs
     fit = Fit(case, finder).run()
     suggestion = finder.suggestion(fit.callback)
@@ -187,7 +186,7 @@ def _lrs(lrs: list[float]) -> str:
 
 
 def refuses(case: Case, finder: Finder) -> str:
-    """There is no suggestion, and training goes on with the user's lr."""
+    """Check that there is no suggestion and training continues with the user's lr."""
     fit = Fit(case, finder).run()
     suggestion = finder.suggestion(fit.callback)
     if suggestion is not None:
@@ -197,26 +196,26 @@ def refuses(case: Case, finder: Finder) -> str:
 
 
 def sweeps_on(case: Case, finder: Finder) -> str:
-    """The sweep goes up to the largest lr."""
+    """Check that the sweep reaches the largest lr."""
     swept = finder.swept(Fit(case, finder, stop=None).run().callback)
     return PASS if swept[-1] > 0.99 * MAX_LR else f"{len(swept)} of {TEST_STEPS} steps, up to lr {swept[-1]:.2g}"
 
 
 def goes_past_the_start(case: Case, finder: Finder) -> str:
-    """The sweep is not cut off before it could show anything."""
+    """Check that the sweep is not cut off before it shows anything."""
     points = len(finder.swept(Fit(case, finder).run().callback))
     return PASS if points > TEST_STEPS / 2 else f"cut off after {points} of {TEST_STEPS} steps"
 
 
 # ---- optimizers
 def scheduled(build: Callable[[SGD, float], Any], interval: str, net: Net) -> dict[str, Any]:
-    """SGD with the scheduler that ``build`` makes of it and the net's lr."""
+    """Return SGD and the scheduler that ``build`` makes from it and the net's lr."""
     optimizer = SGD(net.parameters(), net.lr, momentum=0.9)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": build(optimizer, net.lr), "interval": interval}}
 
 
 def two_groups(net: Net) -> SGD:
-    """A slow first layer and a fast second one."""
+    """Return SGD with a slow first layer and a fast second layer."""
     groups: list[dict[str, Any]] = [{"params": layer.parameters()} for layer in (net.net[0], net.net[2])]
     groups[0]["lr"] = net.lr / 10
     return SGD(groups, net.lr, momentum=0.9)
@@ -268,7 +267,7 @@ CASES = {
 # --------------------------------------------------------------------------------------------- table
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep Lightning's chatter and the finder's progress bar, which is always shown, off the screen."""
+    """Hide Lightning's messages and the progress bar that its finder always shows."""
     logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore")
     with redirect_stderr(io.StringIO()):
@@ -276,7 +275,7 @@ def silence() -> Iterator[None]:
 
 
 def main(quick: bool) -> None:
-    """Print one row for each scenario as it is done, and the count."""
+    """Print one row per scenario when it is done, and the counts."""
     torch.set_num_threads(1)
     print(f"torch {version('torch')}, lightning {version('lightning')}\n")
     print(f"| scenario | {' | '.join(FINDERS)} |\n|---|{'---|' * len(FINDERS)}")

@@ -1,25 +1,25 @@
-"""How good are suggestions of a learning rate? `LRRangeTest` and its peers, judged by the runs that follow.
+"""Compare the learning rates that `LRRangeTest` and its peers suggest by the runs that follow.
 
-A suggestion is good when a one-cycle run with it as ``max_lr`` ends as well as the best one could. Each task has an
+A suggestion is good if a one-cycle run with it as ``max_lr`` ends nearly as well as the best one. Each task has an
 oracle: such runs over a grid of learning rates, with 5 or 10 seeds (`suggestion_oracle.py`). The suggestions come from
 real fits with weights and batches that the oracle has not seen. Columns:
 
 - hit: the final accuracy or loss is within 1 % of the best.
-- regret: the share that is lost of what training can gain over a trivial model, mean; no suggestion loses all.
+- regret: the lost share of what training can gain over a trivial model, mean; no suggestion loses all.
 - worst: the largest regret.
-- points: accuracy points lost, mean and worst, over the tasks that are judged by accuracy.
+- points: accuracy points lost, mean and worst, over the tasks judged by accuracy.
 - std: standard deviation of log10 lr over the seeds, mean over the tasks.
-- none: how often there is no suggestion.
-- steps: optimizer steps that the test takes, mean.
+- none: share of runs without a suggestion.
+- steps: optimizer steps of the test, mean.
 
-The sixteen own tasks are in two halves: A was looked at while the method of `LRRangeTest` was chosen, B was not. With
-eight tasks a hit rate is known to 15 to 20 points. A constant that needs no test stands beside the methods.
+The sixteen own tasks are in two halves: A was used while the method of `LRRangeTest` was chosen, B was not. With eight
+tasks a hit rate is accurate to 15 to 20 points. The tables also list a constant, which needs no test.
 
-The peers are asked where they can be imported: torch-lr-finder, pytorch-ignite and fastai need not be installed.
+The peers torch-lr-finder, pytorch-ignite and fastai are optional; the ones that can be imported run.
 
     python benchmarks/suggestion.py --verify --jobs 2
 
-``--shared FOLDER`` adds tasks from a folder with a ``tasks.py`` and an ``oracle.json``; ``--quick`` asks with one seed.
+``--shared FOLDER`` adds tasks from a folder with a ``tasks.py`` and an ``oracle.json``; ``--quick`` uses one seed.
 
 Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server with other work on them, n = 3 seeds,
 10 minutes with two jobs), hit and regret:
@@ -32,8 +32,9 @@ Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 serv
     torch-lr-finder 0.2.2           25%  .118      21%  .226         69%  .058
     Lightning lr_find                0%  .845       0%  .790          5%  .759
 
-Half B was to be looked at once. That look gave the default 46 % and .241, with 5 of 24 runs refused, and showed two
-faults in where the dense sweep is placed; the figures above are those after they were mended.
+Half B was meant to be evaluated once. That evaluation gave the default 46 % and .241, with 5 of 24 runs refused, and
+revealed two faults in the placement of the dense sweep; the figures above are from the second evaluation, after their
+fix.
 """
 
 import argparse
@@ -61,16 +62,16 @@ from suggestion_oracle import OracleCurve
 from suggestion_peers import PEERS, Lrs, Module, Peer, Task, counted_steps, loaders, trainer
 
 from pl_onecycle import LRRangeTest
-from pl_onecycle.suggestion import METHODS, Suggestion, suggest
+from pl_onecycle.curves import METHODS, Suggestion, suggest
 
-CONSTANT = 0.03  # what one might take without a test
+CONSTANT = 0.03  # a typical choice without a test
 OURS = "LRRangeTest"
 
 
 # ------------------------------------------------------------------------------------------ problems
 @dataclass(frozen=True)
 class Problem:
-    """A task with its judge, and the group of tasks that it is reported with."""
+    """A task, the oracle that judges it, and its group in the report."""
 
     task: Task
     curve: OracleCurve
@@ -96,7 +97,7 @@ def _shared(folder: Path) -> list[Problem]:
 
 
 def _own_form(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with the score of a trivial model where ours have it; there, accuracies below it count as they are."""
+    """Convert a record to our form; its accuracies below that of a trivial model count as they are."""
     is_loss = record["kind"] == "loss"
     trivial = -(record["trivial"] or record["floor"]) if is_loss else record["floor"]
     return {**record, "trivial": trivial, "floored": is_loss}
@@ -105,7 +106,7 @@ def _own_form(record: dict[str, Any]) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------- measuring
 @dataclass(frozen=True)
 class Answer:
-    """What one method suggests for one task and seed."""
+    """The suggestion of one method for one task and seed."""
 
     task: str
     method: str
@@ -115,7 +116,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to ask about each task."""
+    """The measurements of each task."""
 
     folder: str | None
     seeds: int
@@ -124,17 +125,17 @@ class Plan:
 
 
 def be_quiet() -> None:
-    """One thread, and none of the chatter of Lightning and the peers."""
+    """Use one thread, and silence Lightning and the peers."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
     torch.set_num_threads(1)
 
 
 def measure(plan: Plan, name: str) -> list[Answer]:
-    """Ask every method about a task, with every seed."""
+    """Run every method on a task, with every seed."""
     be_quiet()
     task = problems(plan.folder)[name].task
-    task.model(0)  # some are pre-trained the first time, which is not part of a test
+    task.model(0)  # some models are pre-trained on the first call, outside of the test
     answers = [Answer(name, f"constant {CONSTANT:g}", CONSTANT, 0)]
     for seed in range(plan.seeds):
         for lrs, steps in [ours(task, seed), *([verified(task, seed)] if plan.verify else [])]:
@@ -155,7 +156,7 @@ def ran(task: Task, seed: int, **options: Any) -> tuple[LRRangeTest, int]:
 
 
 def ours(task: Task, seed: int) -> tuple[Lrs, int]:
-    """The default method, and the others on the same curve."""
+    """Return the suggestions of the default method and of the others on the same curve."""
     test, steps = ran(task, seed)
     assert test.curve is not None
     others = {f"{OURS}, {method}": _lr(suggest(test.curve, method)) for method in METHODS if method != test.method}
@@ -163,7 +164,7 @@ def ours(task: Task, seed: int) -> tuple[Lrs, int]:
 
 
 def verified(task: Task, seed: int) -> tuple[Lrs, int]:
-    """The default method, verified by short cycles."""
+    """Return the suggestion of the default method, verified by short cycles."""
     test, steps = ran(task, seed, verify=True)
     return {f"{OURS}, {test.method} + verify": _lr(test.suggestion)}, steps
 
@@ -189,7 +190,7 @@ class Row:
     steps: float
 
     def __str__(self) -> str:
-        """A line of the table."""
+        """Return a row of the table."""
         points = f"{self.points:.1f} ({self.worst_points:.1f})"
         return (
             f"{self.method:<34}{self.source:<23}{self.hit:>5.0%}{self.regret:>8.3f}{self.worst:>7.2f}"
@@ -201,7 +202,7 @@ HEAD = f"{'':<57}{'hit':>5}{'regret':>8}{'worst':>7}{'points':>13}{'std':>6}{'no
 
 
 def score(method: str, answers: Sequence[Answer], curves: dict[str, OracleCurve], sources: dict[str, str]) -> Row:
-    """Judge the answers of a method."""
+    """Score the suggestions of a method."""
     by_task: dict[str, list[float]] = {}
     for answer in answers:
         by_task.setdefault(answer.task, []).extend([] if answer.lr is None else [answer.lr])
@@ -224,7 +225,7 @@ def score(method: str, answers: Sequence[Answer], curves: dict[str, OracleCurve]
 
 
 def table(answers: Iterable[Answer], curves: dict[str, OracleCurve], sources: dict[str, str]) -> str:
-    """One row for each method, the one with most hits on top."""
+    """Return one row per method, sorted by hits."""
     by_method: dict[str, list[Answer]] = {}
     for answer in answers:
         by_method.setdefault(answer.method, []).append(answer)
@@ -233,7 +234,7 @@ def table(answers: Iterable[Answer], curves: dict[str, OracleCurve], sources: di
 
 
 def details(answers: Iterable[Answer], curves: dict[str, OracleCurve]) -> str:
-    """Every answer, task by task, beside the ends of the stretch of hits."""
+    """List every suggestion by task, with the ends of the interval of hits."""
     by_task: dict[str, dict[str, list[Answer]]] = {}
     for answer in answers:
         by_task.setdefault(answer.task, {}).setdefault(answer.method, []).append(answer)
@@ -250,7 +251,7 @@ def details(answers: Iterable[Answer], curves: dict[str, OracleCurve]) -> str:
 
 # ------------------------------------------------------------------------------------------- picture
 def draw(answers: Sequence[Answer], chosen: Sequence[Problem], path: str) -> None:
-    """Draw, for each task, the oracle's curve and what was suggested."""
+    """Draw the oracle's curve and the suggestions for each task."""
     from matplotlib.figure import Figure
 
     methods = [method for method in dict.fromkeys(answer.method for answer in answers) if _is_drawn(method)]
@@ -288,7 +289,7 @@ def _draw_oracle(ax: Any, problem: Problem) -> None:
 
 # ---------------------------------------------------------------------------------------------- main
 def choose(arguments: argparse.Namespace) -> list[Problem]:
-    """Return the problems that are asked for."""
+    """Return the selected problems."""
     groups = {"A": ("half A", "shared"), "B": ("half B", "shared"), "none": ("shared",)}
     wanted = groups.get(arguments.half, ("half A", "half B", "shared"))
     every = problems(arguments.shared).items()
@@ -296,7 +297,7 @@ def choose(arguments: argparse.Namespace) -> list[Problem]:
 
 
 def ask_all(plan: Plan, names: Sequence[str], jobs: int) -> list[Answer]:
-    """Measure every task, in so many processes."""
+    """Measure every task, in ``jobs`` processes."""
     ask = partial(measure, plan)
     if jobs == 1:
         return [answer for name in names for answer in ask(name)]
@@ -305,7 +306,7 @@ def ask_all(plan: Plan, names: Sequence[str], jobs: int) -> list[Answer]:
 
 
 def sources_of(peers: Sequence[Peer]) -> dict[str, str]:
-    """Where the suggestions of each method come from."""
+    """Return the source of the suggestions of each method."""
     return {method: peer.source() for peer in peers for method in peer.methods}
 
 
@@ -321,7 +322,7 @@ def main(arguments: argparse.Namespace) -> None:
     print(f"torch {version('torch')}, lightning {version('lightning')}, Python {platform.python_version()}")
     for peer in PEERS:
         if reason := peer.missing():
-            print(f"{peer.package} cannot be imported ({reason}): its rule on a plain sweep stands in for it")
+            print(f"{peer.package} cannot be imported ({reason}): its rule on a plain sweep replaces it")
     answers = ask_all(plan, [problem.task.name for problem in chosen], arguments.jobs)
     for group in dict.fromkeys(problem.group for problem in chosen):
         curves = {problem.task.name: problem.curve for problem in chosen if problem.group == group}
@@ -337,13 +338,13 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--half", choices=("A", "B", "both", "none"), default="both", help="of the own tasks")
-    parser.add_argument("--tasks", default="", help="only tasks with this in their name")
+    parser.add_argument("--half", choices=("A", "B", "both", "none"), default="both", help="half of the own tasks")
+    parser.add_argument("--tasks", default="", help="only tasks whose name contains this")
     parser.add_argument("--verify", action="store_true", help="also with LRRangeTest(verify=True)")
     parser.add_argument("--shared", metavar="FOLDER", help="also the tasks of this folder: tasks.py and oracle.json")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--quick", action="store_true", help="one seed")
-    parser.add_argument("--each", action="store_true", help="also every answer")
+    parser.add_argument("--each", action="store_true", help="also list every suggestion")
     parser.add_argument("--picture", metavar="FILE", help="draw oracles and suggestions")
-    parser.add_argument("--oracle", action="store_true", help="only compute the oracle of the own tasks anew")
+    parser.add_argument("--oracle", action="store_true", help="only recompute the oracle of the own tasks")
     main(parser.parse_args())

@@ -1,8 +1,8 @@
 """The oracle of a learning-rate suggestion: the final metric of a one-cycle run as a function of its ``max_lr``.
 
-`Search` runs one task over a grid of learning rates, from 1e-5 to 30 in half decades and in quarter decades where it
-matters, and `OracleCurve` judges a learning rate by what is stored. ``python benchmarks/suggestion.py --oracle``
-computes ``suggestion_oracle.json`` anew.
+`Search` runs one task over a grid of learning rates, from 1e-5 to 30 in half decades, and in quarter decades near the
+best; `OracleCurve` judges a learning rate by the stored runs. ``python benchmarks/suggestion.py --oracle`` recomputes
+``suggestion_oracle.json``.
 """
 
 import json
@@ -24,7 +24,7 @@ from pl_onecycle.policy import OneCyclePolicy
 ORACLE = Path(__file__).with_name("suggestion_oracle.json")
 LOW, HIGH = -5.0, 1.5
 NEAR = 0.3  # points that lose at most this share of (best - trivial) get all seeds and the fine grid
-FEW_SEEDS, MANY_SEEDS = 5, 10  # many where a run takes less than half a second
+FEW_SEEDS, MANY_SEEDS = 5, 10  # many if a run takes less than half a second
 Scores = dict[float, list[float]]
 Array = npt.NDArray[np.float64]
 
@@ -32,7 +32,7 @@ Array = npt.NDArray[np.float64]
 # ------------------------------------------------------------------------------------------ training
 @torch.no_grad()
 def evaluate(task: Task, model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Return accuracy or minus the loss, in eval mode; NaN where the loss is not finite."""
+    """Return the accuracy or the negative loss, in eval mode; NaN if the loss is not finite."""
     model.eval()
     loss, hits = 0.0, 0
     for batch, target in zip(torch.split(x, 1000), torch.split(y, 1000), strict=True):
@@ -55,7 +55,7 @@ def _set(optimizer: Optimizer, policy: OneCyclePolicy, step: int) -> None:
 
 
 def train(task: Task, lr: float, seed: int) -> float:
-    """Return the score after one cycle, NaN for a run that left the finite numbers."""
+    """Return the score after one cycle, NaN if the loss of the run became not finite."""
     policy = OneCyclePolicy(lr, task.steps, cycle_momentum=task.cycle_momentum)
     model = task.model(seed)
     optimizer = task.optimizer(model, lr)
@@ -74,7 +74,7 @@ def train(task: Task, lr: float, seed: int) -> float:
 
 
 def trivial_score(task: Task) -> float:
-    """Score the best answer that does not look at the input: majority class or best constant, of the training set."""
+    """Return the score of the best input-independent model: majority class or best constant of the training set."""
     x_train, y_train, _, y_val = task.data(0)
     if task.kind == "cls":
         return float((y_val == y_train.mode().values).float().mean())
@@ -95,7 +95,7 @@ def trivial_score(task: Task) -> float:
 
 # -------------------------------------------------------------------------------------------- oracle
 class Search:
-    """Runs of one task over the grid, each done once."""
+    """Runs of one task over the grid, without repeats."""
 
     def __init__(self, task: Task) -> None:
         self.task, self.trivial = task, trivial_score(task)
@@ -120,13 +120,13 @@ class Search:
         return [x for x in self.scores if self._mean(x) >= best - NEAR * (best - self.trivial)]
 
     def run(self) -> dict[str, Any]:
-        """Do the coarse grid, then the fine one until its region no longer grows."""
+        """Run the coarse grid, then the fine grid until its region no longer grows."""
         for x in np.arange(LOW, HIGH + 0.01, 0.5):
             self._fill(float(x), 1)
         done: list[float] = []
         while True:
             near = self._near()
-            # one coarse step more on either side, so that the edge of the region is known well too
+            # one more coarse step on either side, so that the edge of the region is accurate, too
             region = np.arange(max(min(near) - 0.5, LOW), min(max(near) + 0.5, HIGH) + 0.01, 0.25).tolist()
             if set(region) <= set(done):
                 return self._record()
@@ -149,14 +149,14 @@ def load() -> dict[str, Any]:
 
 
 def save(oracle: dict[str, Any]) -> None:
-    """Write one line per task, in task order."""
+    """Write the runs, one line per task, in task order."""
     names = [task.name for task in TASKS if task.name in oracle]
     lines = [f"{json.dumps(name)}:{json.dumps(oracle[name], separators=(',', ':'))}" for name in names]
     ORACLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def compute(tasks: Sequence[Task]) -> None:
-    """Compute the oracle of these tasks anew and store it beside that of the others."""
+    """Recompute the oracle of these tasks; the file keeps that of the others."""
     for task in tasks:
         start = time.perf_counter()
         save({**load(), task.name: Search(task).run()})
@@ -167,14 +167,14 @@ def compute(tasks: Sequence[Task]) -> None:
 
 # --------------------------------------------------------------------------------------------- judge
 class OracleCurve:
-    """Judges a learning rate by the stored runs: seed mean over log10 lr, smoothed, linear in between."""
+    """Score of a learning rate from the stored runs: seed mean over log10 lr, smoothed, linearly interpolated."""
 
     def __init__(self, record: dict[str, Any]) -> None:
         points = record["points"]
         self.kind: str = record["kind"]
         self.trivial: float = record["trivial"]
         self.x = np.array([point["log10_lr"] for point in points])
-        # a run worse than trivial is as useless as a trivial one, however far it went astray
+        # a run worse than trivial counts as trivial, however bad it is
         lowest = self.trivial if record.get("floored", True) else -math.inf
         self.raw = np.array([np.maximum(point["score"], lowest).mean() for point in points])
         self.y = self._smooth(self.raw)
@@ -183,7 +183,7 @@ class OracleCurve:
         self.best, self.best_lr = float(self.y[top]), float(10 ** self.x[top])
 
     def _smooth(self, raw: Array) -> Array:
-        """Weigh 1-2-1 with neighbours that are close in lr and in score: a cliff stays where it is."""
+        """Smooth with weights 1-2-1 over neighbours close in lr and in score, which preserves cliffs."""
         smooth: Array = raw.copy()
         cliff = 0.1 * (raw.max() - self.trivial)
         for i in range(len(raw)):
@@ -193,11 +193,11 @@ class OracleCurve:
         return smooth
 
     def score(self, lr: float) -> float:
-        """Return the expected score of a run with this ``max_lr``; outside the grid, that of its end."""
+        """Return the expected score of a run with this ``max_lr``; outside the grid, that of its nearest end."""
         return float(np.interp(math.log10(lr), self.x, self.y))
 
     def hit(self, lr: float, tolerance: float = 0.01) -> bool:
-        """Whether the score lies within this share of |best| of the best one."""
+        """Return whether the score is within this share of |best| of the best one."""
         return self.score(lr) >= self.best - tolerance * abs(self.best) - 1e-12
 
     def regret(self, lr: float) -> float:
@@ -205,7 +205,7 @@ class OracleCurve:
         return float(np.clip((self.best - self.score(lr)) / (self.best - self.trivial), 0, 1))
 
     def basin(self, tolerance: float = 0.01) -> tuple[float, float]:
-        """Return the ends, in log10 lr, of the stretch of hits around the best learning rate."""
+        """Return the ends, in log10 lr, of the interval of hits around the best learning rate."""
         grid = np.arange(self.x[0], self.x[-1] + 1e-9, 0.01)
         hits = np.array([self.hit(float(10**x), tolerance) for x in grid])
         middle = int(abs(grid - math.log10(self.best_lr)).argmin())

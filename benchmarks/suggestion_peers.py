@@ -1,7 +1,7 @@
-"""What other packages suggest for a task, each asked the way its own documentation asks it.
+"""Get the suggestions of other packages for a task, each used as its documentation shows.
 
-Every peer sweeps with its defaults, from 1e-7 to 10 in 100 steps where it has none. For a package that cannot be
-imported its published rule stands in, on the losses of a plain sweep of the same length and range.
+Every peer sweeps with its defaults, from 1e-7 to 10 in 100 steps if it has none. If a package cannot be imported, its
+published rule replaces it, on the losses of a plain sweep of the same length and range.
 """
 
 import importlib
@@ -29,16 +29,16 @@ from torch.utils.data import DataLoader, TensorDataset
 Array = npt.NDArray[np.float64]
 Lrs = dict[str, float | None]  # by the name of the method, None for no suggestion
 LOW, HIGH, STEPS = 1e-7, 10.0, 100
-SEED = 500  # weights of a range test: none of the oracle's
-ORDER = 3_000_000  # batches of a range test: none of the oracle's
+SEED = 500  # weights of a range test: not those of the oracle
+ORDER = 3_000_000  # batches of a range test: not those of the oracle
 
 
 class Task(Protocol):
-    """What the script needs of a task."""
+    """Interface of a task."""
 
     @property
     def name(self) -> str:
-        """A few words."""
+        """Name in a few words."""
 
     @property
     def kind(self) -> Literal["cls", "loss"]:
@@ -63,7 +63,7 @@ class Task(Protocol):
 
 
 def loaders(task: Task, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Shuffled training batches and validation batches."""
+    """Return a loader of shuffled training batches and one of validation batches."""
     x, y, x_val, y_val = task.data(SEED + seed)
     generator = torch.Generator().manual_seed(ORDER + seed)
     size = min(task.batch_size, len(x))
@@ -72,7 +72,7 @@ def loaders(task: Task, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 
 class Module(pl.LightningModule):
-    """A task as Lightning wants it."""
+    """A task as a LightningModule."""
 
     def __init__(self, task: Task, seed: int, lr: float = 1e-3) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Module(pl.LightningModule):
 
 
 def trainer(**options: Any) -> pl.Trainer:
-    """Return a Trainer that says and writes nothing."""
+    """Return a Trainer that prints and writes nothing."""
     quiet: dict[str, Any] = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )
@@ -114,7 +114,7 @@ def counted_steps() -> Iterator[list[int]]:
 
 # ----------------------------------------------------------------------------------------- packages
 def _or_none(find: Callable[[], float | None]) -> float | None:
-    """Return what it finds; its errors mean that it has no suggestion."""
+    """Return the lr that ``find`` returns, or None if it is unusable or ``find`` raises."""
     try:
         lr = find()
     except (IndexError, RuntimeError, ValueError):
@@ -152,7 +152,7 @@ def _ignite(task: Task, seed: int) -> Lrs:
 
 def _fastai(task: Task, seed: int) -> Lrs:
     schedule, recorder = importlib.import_module("fastai.callback.schedule"), _fastai_sweep(task, seed)
-    # What `lr_find` does for each of the four, so that one can fail alone.
+    # The steps of `lr_find` for each of the four, so that one can fail alone.
     lr, loss = (torch.tensor(values[STEPS // 10 : -5]) for values in (recorder.lrs, recorder.losses))
     bad = torch.isnan(loss).nonzero()
     end = int(bad[0]) if len(bad) else len(loss)
@@ -167,7 +167,7 @@ def _fastai_sweep(task: Task, seed: int) -> Any:
     """Run ``lr_find`` and return the recorder with its losses."""
     optim, learners = importlib.import_module("fastai.optimizer"), importlib.import_module("fastai.learner")
     data, model = importlib.import_module("fastai.data.core"), task.model(SEED + seed)
-    # Both flags would write into the state of the optimizer, which torch's own take for a state that has begun.
+    # Other values would write into the optimizer's state, which torch's optimizers then take as initialized.
     flags: dict[str, Any] = {"wd_bn_bias": True, "train_bn": False}
     with tempfile.TemporaryDirectory() as folder:
         learn = learners.Learner(
@@ -185,7 +185,7 @@ def _fastai_sweep(task: Task, seed: int) -> Any:
 
 # -------------------------------------------------------------------------------------------- rules
 def _swept(task: Task, seed: int) -> tuple[Array, Array]:
-    """Learning rates and the losses before their steps, NaN from the first on that is not finite."""
+    """Return learning rates and the losses before their steps, NaN from the first that is not finite."""
     model = task.model(SEED + seed)
     optimizer = task.optimizer(model, LOW)
     batches = itertools.chain.from_iterable(itertools.repeat(loaders(task, seed)[0]))
@@ -203,7 +203,7 @@ def _swept(task: Task, seed: int) -> tuple[Array, Array]:
 
 
 def _averaged(losses: Array, beta: float, stop: float, debiased: bool) -> Array:
-    """Running average up to where it exceeds ``stop`` times its lowest; it begins at 0, or at the first loss."""
+    """Return the running average up to ``stop`` times its lowest value; it starts at 0 or the first loss."""
     mean, best, averages = 0.0 if debiased else float(losses[0]), math.inf, list[float]()
     for k, loss in enumerate(losses):
         mean = beta * mean + (1 - beta) * float(loss)
@@ -230,7 +230,7 @@ def _rule_ignite(task: Task, seed: int) -> Lrs:
 def _rule_fastai(task: Task, seed: int) -> Lrs:
     lr, losses = _swept(task, seed)
     loss = _averaged(losses, 0.98, 4.0, debiased=True)[10:-5]
-    loss = loss.astype(np.float32).astype(np.float64)  # its tensors cannot tell close losses apart
+    loss = loss.astype(np.float32).astype(np.float64)  # the precision of its tensors
     loss = loss[: np.isnan(loss).argmax()] if np.isnan(loss).any() else loss
     lr = lr[10:][: len(loss)]
     rules = {"valley": _valley, "slide": _slide, "minimum": _minimum, "steep": _steep}
@@ -246,7 +246,7 @@ def _steep(lr: Array, loss: Array) -> float:
 
 
 def _valley(lr: Array, loss: Array) -> float:
-    """The point half way down the longest falling subsequence."""
+    """Return the lr half-way down the longest falling subsequence."""
     length = np.ones(len(loss), int)
     for i in range(1, len(loss)):
         length[i] = 1 + length[:i][loss[:i] > loss[i]].max(initial=0)
@@ -256,7 +256,7 @@ def _valley(lr: Array, loss: Array) -> float:
 
 
 def _slide(lr: Array, loss: Array) -> float:
-    """The left of two points, 15 apart, that slide from the right while their slopes differ by more than 0.005."""
+    """Slide two points, 15 apart, from the right while their slopes differ by more than 0.005; return the left."""
     if len(loss) < 16:
         raise ValueError("too short for a pair of points")
     slope = np.gradient(loss)
@@ -273,7 +273,7 @@ FASTAI = ("valley", "slide", "minimum", "steep")
 
 @dataclass(frozen=True)
 class Peer:
-    """A package, its methods, what must be there to import, and how to ask it or to do without it."""
+    """A package, its methods, the modules it requires, how to run it, and the rule that can replace it."""
 
     package: str
     methods: tuple[str, ...]
@@ -282,7 +282,7 @@ class Peer:
     rule: Callable[[Task, int], Lrs] | None = None
 
     def missing(self) -> str | None:
-        """Why it cannot be imported, or None."""
+        """Return why it cannot be imported, or None."""
         try:
             for name in self.modules:
                 importlib.import_module(name)
@@ -291,11 +291,11 @@ class Peer:
         return None
 
     def source(self) -> str:
-        """Where its suggestions come from."""
+        """Return the source of its suggestions."""
         return "rule" if self.missing() else f"{self.package} {version(self.package)}"
 
     def suggest(self, task: Task, seed: int) -> tuple[Lrs, int]:
-        """Return its suggestions and how many optimizer steps they took."""
+        """Return its suggestions and the number of optimizer steps."""
         ask = self.rule if self.rule is not None and self.missing() else self.ask
         with counted_steps() as steps, redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
             return ask(task, seed), steps[0]

@@ -1,6 +1,6 @@
-"""Sixteen small training tasks on data that comes with scikit-learn, to judge learning-rate suggestions by.
+"""Sixteen small training tasks on data of scikit-learn, for judging learning-rate suggestions.
 
-The list is ordered in pairs of like kind: tasks at an even index are half "A", those at an odd index half "B". Every
+The list consists of pairs of similar tasks: those at an even index are half "A", those at an odd index half "B". Every
 data set, split and added noise is fixed: a seed changes only the initial weights (and, in the oracle, the batch order),
 so that scores of different seeds are comparable. The batch axis of every model's output is its first one.
 """
@@ -28,15 +28,15 @@ class Task:
     """A model, its data, its optimizer and its loss.
 
     Attributes:
-        name: Data, model and optimizer in a word each.
+        name: Data, model and optimizer, one word each.
         kind: ``"cls"``: judged by validation accuracy; ``"loss"``: judged by validation loss.
         loss: (output, target) -> scalar, in training and in validation.
-        batch_size: Samples per step; an incomplete last batch of an epoch is left out.
+        batch_size: Samples per step; an incomplete last batch of an epoch is dropped.
         steps: Optimizer steps of the one-cycle run that judges a learning rate.
         cycle_momentum: Whether that run also cycles momentum (SGD with momentum) or the first beta (Adam family).
-        build_model: Makes the untrained, or pre-trained, model.
+        build_model: Returns the untrained, or pre-trained, model.
         build_optimizer: (parameters, lr) -> optimizer.
-        load_data: Makes the training and the validation tensors.
+        load_data: Returns the training and the validation tensors.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Task:
         return "AB"[[task.name for task in TASKS].index(self.name) % 2]
 
     def model(self, seed: int) -> nn.Module:
-        """Return a fresh model; seeds torch's global generator, which dropout and sampling go on from."""
+        """Return a fresh model; seed torch's global generator, which dropout and sampling use."""
         torch.manual_seed(seed)
         return self.build_model()
 
@@ -69,7 +69,7 @@ class Task:
 
 
 def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield complete mini-batches for ever, newly shuffled each epoch."""
+    """Yield complete mini-batches forever, reshuffled every epoch."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         order = torch.randperm(len(x), generator=generator)
@@ -128,7 +128,7 @@ def _digit_rows() -> Data:
 
 @cache
 def _digits_to_themselves(noise: float, scale: float = 1.0) -> Data:
-    """A digit with noise -> the same with the same noise, which a bottleneck cannot carry; ``scale`` on the target."""
+    """A digit with noise -> the same with the same noise, more than a bottleneck carries; target times ``scale``."""
     x, _, x_val, _ = _digits()
     rng = torch.Generator().manual_seed(2)
     noisy, noisy_val = (v + noise * torch.randn(v.shape, generator=rng) for v in (x.flatten(1), x_val.flatten(1)))
@@ -157,14 +157,14 @@ def _overlay(images: Tensor, labels: Tensor, count: int, noise: float, seed: int
 
 @cache
 def _overlaid_digits(noise: float) -> Data:
-    """Two digits drawn over each other, with noise -> which of the ten are there."""
+    """Two digits drawn over each other, with noise -> which of the ten are present."""
     x, y, x_val, y_val = _digits()
     return *_overlay(x, y, 4000, noise, 3), *_overlay(x_val, y_val, 2000, noise, 4)
 
 
 @cache
 def _turned_digits(num_train: int) -> Data:
-    """A digit turned by 0 to 3 quarter turns -> how many."""
+    """A digit rotated by 0 to 3 quarter turns -> their number."""
     x, _, x_val, _ = _digits()
     images, turns = _quarter_turns(_scaled(x))
     images, turns, _, _ = _split(images, turns, num_train, 5)
@@ -184,7 +184,7 @@ def _photo(index: int) -> Tensor:
 
 
 def _tiles(photo: Tensor, size: int) -> Tensor:
-    """Cut into tiles without overlap, so that no pixel is in training and in validation."""
+    """Cut a photo into tiles without overlap, so that training and validation share no pixel."""
     channels = photo.shape[0]
     tiles = photo.unfold(1, size, size).unfold(2, size, size)
     return tiles.permute(1, 2, 0, 3, 4).reshape(-1, channels, size, size)
@@ -192,7 +192,7 @@ def _tiles(photo: Tensor, size: int) -> Tensor:
 
 @cache
 def _whose_tile(noise: float) -> Data:
-    """A grey 8 x 8 tile with noise -> the photo that it is from."""
+    """A grey 8 x 8 tile with noise -> its photo."""
     photos = [_tiles(_photo(index).mean(0, keepdim=True), 8) for index in (0, 1)]
     tiles, labels = torch.cat(photos), torch.arange(2).repeat_interleave(len(photos[0]))
     rng = torch.Generator().manual_seed(6)
@@ -201,7 +201,7 @@ def _whose_tile(noise: float) -> Data:
 
 @cache
 def _noisy_tiles(index: int, noise: float, num_train: int) -> Data:
-    """A grey 8 x 8 tile with noise -> the tile with other, weaker noise, as a vector."""
+    """A grey 8 x 8 tile with noise -> the tile with different, weaker noise, as a vector."""
     clean = _tiles(_photo(index).mean(0, keepdim=True), 8)
     rng = torch.Generator().manual_seed(7)
     noisy, target = (clean + std * torch.randn(clean.shape, generator=rng) for std in (noise, 0.3))
@@ -226,14 +226,14 @@ def _diabetes() -> Data:
 
 @cache
 def _friedman(scale: float) -> Data:
-    """Friedman's first function, ten inputs of which five matter, targets with noise and times ``scale``."""
+    """Friedman's first function, ten inputs of which five matter, noisy targets times ``scale``."""
     x, y = datasets.make_friedman1(5000, 10, noise=4.0, random_state=12)
     return _split(_normalize(_float(x)), (_float(y) - 14.4).unsqueeze(1) * scale, 3000, 13)
 
 
 @cache
 def _swiss_roll(classes: int) -> Data:
-    """The plane of the rolled-up sheet -> the stretch of the sheet, in classes of equal size."""
+    """A point in the plane of the rolled-up sheet -> its section of the sheet, in classes of equal size."""
     x, along = datasets.make_swiss_roll(4000, noise=0.8, random_state=14)
     rank = torch.as_tensor(along).argsort().argsort()
     return _split(_normalize(_float(x[:, [0, 2]])), rank * classes // len(rank), 1500, 15)
@@ -251,7 +251,7 @@ def _texts() -> tuple[tuple[Tensor, ...], int]:
 
 
 def _windows(text: Tensor, length: int, stride: int, block: int) -> tuple[Tensor, Tensor]:
-    """Windows for training and for validation: every fourth block is held out and no window crosses a joint."""
+    """Windows for training and for validation: every fourth block is held out and no window crosses blocks."""
     parts = [part.unfold(0, length, stride) for part in torch.split(text, block) if len(part) >= length]
     train = [part for k, part in enumerate(parts) if k % 4 != 3]
     val = [part for k, part in enumerate(parts) if k % 4 == 3]
@@ -267,7 +267,7 @@ def _next_characters(length: int) -> Data:
 
 @cache
 def _whose_words(length: int, buckets: int) -> Data:
-    """The hashed three-letter groups of a stretch of text -> the description that it is from."""
+    """The hashed three-letter groups of a stretch of text -> its description."""
     groups = [(text[:-2] * 97 + text[1:-1] * 193 + text[2:] * 389) % buckets for text in _texts()[0]]
     train, val = zip(*(_windows(group, length, 3, 200) for group in groups), strict=True)
     labels, labels_val = ([torch.full((len(w),), k) for k, w in enumerate(part)] for part in (train, val))
@@ -291,7 +291,7 @@ class _ResidualMLP(nn.Module):
             for _ in range(depth)
         )
         self.head = nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)  # the targets are tiny: a default head would start a hundred times too high
+        nn.init.zeros_(self.head.weight)  # the targets are tiny: a default head would start a hundred times too large
         nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -331,7 +331,7 @@ def _autoencoder() -> nn.Module:
 
 
 class _DigitVAE(nn.Module):
-    """Gives the pixel logits, the latent means and the latent log variances side by side; samples only in training."""
+    """Return pixel logits, latent means and latent log variances, concatenated; sample only in training."""
 
     latent = 6
 
@@ -393,7 +393,7 @@ def _deep_elu_net(classes: int) -> nn.Module:
     model = _mlp(2, *[32] * 7, classes, activation=nn.ELU)
     for layer in model:
         if isinstance(layer, nn.Linear):
-            nn.init.kaiming_normal_(layer.weight)  # torch's default would fade the signal out over eight layers
+            nn.init.kaiming_normal_(layer.weight)  # with torch's default the signal would vanish over eight layers
     return model
 
 
@@ -409,7 +409,7 @@ def _pretrain(model: nn.Module, data: Data, loss: Loss, lr: float, steps: int) -
 
 @cache
 def _digit_weights() -> dict[str, Tensor]:
-    with torch.random.fork_rng(devices=[]):  # a task's first model must not differ from its later ones
+    with torch.random.fork_rng(devices=[]):  # a task's first model must equal its later ones
         torch.manual_seed(16)
         x, y, x_val, y_val = _digits()
         data = _scaled(x), y, _scaled(x_val), y_val
@@ -457,12 +457,12 @@ def _negative_elbo(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _summed_squares(output: Tensor, target: Tensor) -> Tensor:
-    """Summed over a sample's outputs, mean over the samples."""
+    """Return the squared error, summed over a sample's outputs, mean over the samples."""
     return F.mse_loss(output, target, reduction="sum") / len(target)
 
 
 def _poisson(output: Tensor, target: Tensor) -> Tensor:
-    return F.poisson_nll_loss(output, target, full=True)  # full: a positive loss, of which 1% means something
+    return F.poisson_nll_loss(output, target, full=True)  # full: a positive loss, so that 1% is meaningful
 
 
 # --------------------------------------------------------------------------------------- optimizers

@@ -1,13 +1,14 @@
-"""Does `WeightDecayProbe` choose the right weight decay, and does it say so where there is none?
+"""Measure whether `WeightDecayProbe` chooses the right weight decay, and reports noise where none matters.
 
 - right: linear regression with few samples and many weights, where the right decay is known. Targets are
-  y = x w + noise with w from N(0, 1), so that the weights are a ridge regression's, and the decay with the smallest
-  expected loss is the variance of the noise over the number of samples. 64 samples, 96 weights, x from N(0, 0.1^2), SGD
+  y = x w + noise with w from N(0, 1), so the problem is a ridge regression, and the decay with the smallest expected
+  loss is the variance of the noise over the number of samples. 64 samples, 96 weights, x from N(0, 0.1^2), SGD
   with lr 0.5 and momentum 0.9, batches of 32, 200 steps, candidates from ten times the right one down to a hundredth,
   and 0; by validation loss on 512 samples.
-- alike: a small convolutional net on scikit-learn's digits, candidates 1e-5, 1.01e-5, 0.99e-5 and 0, which are the same
-  for its 200 steps. Such runs drift apart by chance, and none should be called better. Noise is how far: the difference
-  of the levels of two candidates in standard errors (root mean square), and as a share of the span of the curve.
+- alike: a small convolutional net on scikit-learn's digits, candidates 1e-5, 1.01e-5, 0.99e-5 and 0, which are
+  equivalent over its 200 steps. Such runs drift apart by chance, and the probe should prefer none. The drift is the
+  difference of the levels of two candidates in standard errors (root mean square), and as a share of the span of the
+  curve.
 
     python benchmarks/weight_decay.py
 
@@ -46,7 +47,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pl_onecycle import WeightDecayProbe, configure_one_cycle
-from pl_onecycle.curve import noise_of
+from pl_onecycle.curves.noise import noise_of
 from pl_onecycle.probe import ProbeMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
@@ -57,7 +58,7 @@ STEPS = 200
 
 
 class Ridge(pl.LightningModule):
-    """Linear regression, from weights 0."""
+    """Linear regression, starting from weights 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +83,7 @@ class SmallConvNet(ConvNet):
 
 
 def regression(right: float, seed: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
-    """Samples to train and to validate with, for which ``right`` is the right decay."""
+    """Return loaders of training and validation samples for which ``right`` is the right decay."""
     generator = torch.Generator().manual_seed(seed)
     weights = torch.randn(WEIGHTS, generator=generator)
 
@@ -94,7 +95,7 @@ def regression(right: float, seed: int) -> tuple[DataLoader[Any], DataLoader[Any
 
 
 def probed(seed: int, model: Callable[[], pl.LightningModule], probe: WeightDecayProbe, *data: Any) -> WeightDecayProbe:
-    """Run ``probe`` at the start of a fit, and no more than a step of that."""
+    """Run ``probe`` at the start of a fit of one step."""
     pl.seed_everything(seed, verbose=False)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(accelerator="cpu", max_steps=1, callbacks=[probe], enable_model_summary=False, **quiet)
@@ -103,7 +104,7 @@ def probed(seed: int, model: Callable[[], pl.LightningModule], probe: WeightDeca
 
 
 def right(decay: float, mode: ProbeMode, seeds: int) -> tuple[int, int, int]:
-    """Count the seeds whose choice is right, those that call it sure, and those that are wrong and call it sure."""
+    """Count the seeds whose choice is right, those that are sure, and those that are wrong and sure."""
     candidates = (10 * decay, decay, decay / 10, decay / 100, 0.0)
     hits = sure = wrong = 0
     for seed in range(seeds):
@@ -135,7 +136,7 @@ def alike(mode: ProbeMode, seeds: int) -> tuple[int, float, float]:
 
 
 def main(seeds: int) -> None:
-    """Measure and print both tables."""
+    """Run the measurements and print both tables."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)

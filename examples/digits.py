@@ -2,7 +2,7 @@
 
 Trains a small convolutional net on scikit-learn's 1,797 embedded images of digits from one seed, first with plain SGD
 at a constant lr of 0.01, then with `LRRangeTest` and `configure_one_cycle`, and prints both test accuracies. The second
-run has momentum, since cycling it is part of the method; ``--momentum 0.9`` gives it to the first as well. Seconds
+run uses momentum, because cycling it is part of the method; ``--momentum 0.9`` adds it to the first run. The seconds
 include the range test.
 
     python examples/digits.py --epochs 4 --out demo_runs
@@ -30,7 +30,7 @@ BEGINNERS_LR = 0.01
 
 
 class Digits(pl.LightningDataModule):
-    """1,797 grey images of 8 x 8 pixels in ten classes; 1,437 to train with, 360 to test with."""
+    """1,797 grey images of 8 x 8 pixels in ten classes: 1,437 for training, 360 for testing."""
 
     def __init__(self, batch_size: int = 32) -> None:
         super().__init__()
@@ -54,8 +54,8 @@ class ConvNet(pl.LightningModule):
     """Two convolutions with BatchNorm and a linear layer, trained with SGD.
 
     Args:
-        lr: Learning rate; of a one-cycle run, the peak.
-        momentum: Of SGD; a one-cycle run cycles it if it is not 0.
+        lr: Learning rate; in a one-cycle run, its peak.
+        momentum: Momentum of SGD; a one-cycle run cycles it if it is not 0.
         one_cycle: False keeps the lr constant.
     """
 
@@ -85,7 +85,7 @@ class ConvNet(pl.LightningModule):
 
 @dataclass(frozen=True)
 class Run:
-    """What one training came to."""
+    """Result of one training run."""
 
     name: str
     lr: float
@@ -116,7 +116,7 @@ def train(name: str, model: ConvNet, callbacks: list[pl.Callback], epochs: int, 
 
 def main(epochs: int, out: Path, seed: int, momentum: float) -> list[Run]:
     """Train both ways and print the table."""
-    # Digits are small: loader workers would cost more than they save, and a test set of 360 is one batch.
+    # The data are small: loader workers would cost more than they save, and a test set of 360 is one batch.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     pl.seed_everything(seed, verbose=False)
@@ -139,7 +139,7 @@ def main(epochs: int, out: Path, seed: int, momentum: float) -> list[Run]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=4)
-    parser.add_argument("--out", type=Path, default=Path("demo_runs"), help="where logs and pictures go")
+    parser.add_argument("--out", type=Path, default=Path("demo_runs"), help="folder for logs and pictures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--momentum", type=float, default=0.0, help="of the run at a constant lr")
+    parser.add_argument("--momentum", type=float, default=0.0, help="momentum of the run at a constant lr")
     main(**vars(parser.parse_args()))

@@ -1,9 +1,9 @@
-"""Handwritten digits from the command line: tune, then train with what was found.
+"""Handwritten digits from the command line: tune, then train with the found values.
 
-The net and the images of ``digits.py``, with part of the training images held out to validate with. ``tune`` finds the
-peak learning rate and the weight decay, prints a table and writes them to ``tuned.yaml``; its last line says where.
-With that file behind its own, ``fit`` trains with exactly these values: ``metrics.csv`` has the learning rate, momentum
-and weight decay of every step.
+The net and the images of ``digits.py``, with part of the training images held out for validation. ``tune`` finds the
+peak learning rate and the weight decay, prints a table and writes them to ``tuned.yaml``; its last line names the
+file. With it as the last config, ``fit`` trains with exactly these values: ``metrics.csv`` holds the learning
+rate, momentum and weight decay of every step.
 
     python examples/digits_cli.py tune -c examples/configs/digits.yaml
     python examples/digits_cli.py fit -c examples/configs/digits.yaml -c digits_runs/.../tuned.yaml
@@ -24,17 +24,17 @@ from pl_onecycle.cli import OneCycleCLI
 
 
 class ValidatedDigits(Digits):
-    """The digits, of whose 1,437 training images the last 237 are kept to validate with.
+    """The digits, with the last 237 of the 1,437 training images held out for validation.
 
     Args:
-        batch_size: Images in a batch of training.
+        batch_size: Images per training batch.
     """
 
     def __init__(self, batch_size: int = 32) -> None:
         super().__init__(batch_size)
 
     def setup(self, stage: str) -> None:
-        super().setup(stage)  # which has shuffled them
+        super().setup(stage)  # shuffles the images
         images, labels = self.train.tensors
         self.train, self.val = TensorDataset(images[:1200], labels[:1200]), TensorDataset(images[1200:], labels[1200:])
 
@@ -46,9 +46,9 @@ class ValidatedConvNet(ConvNet):
     """The net of ``digits.py`` with a weight decay and a validation loss.
 
     Args:
-        lr: Peak learning rate, unless one was tuned.
-        momentum: Of SGD; cycled.
-        weight_decay: Of SGD, unless one was tuned.
+        lr: Peak learning rate, unless tuned.
+        momentum: Momentum of SGD; cycled.
+        weight_decay: Weight decay of SGD, unless tuned.
     """
 
     def __init__(self, lr: float = BEGINNERS_LR, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
@@ -72,7 +72,7 @@ class DigitsCLI(OneCycleCLI):
 
 
 if __name__ == "__main__":
-    # Digits are small: loader workers would cost more than they save.
+    # The data are small: loader workers would cost more than they save.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     DigitsCLI(ValidatedConvNet, ValidatedDigits)

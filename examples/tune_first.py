@@ -1,4 +1,4 @@
-"""Learning rate and weight decay found before any fit, on handwritten digits.
+"""Find learning rate and weight decay before any fit, on handwritten digits.
 
 python examples/tune_first.py
 """

@@ -1,11 +1,12 @@
-"""Weight decay by short cycles on CIFAR-10: the experiment of the 1cycle article, in small.
+"""Weight decay by short cycles on CIFAR-10: the experiment of the 1cycle article, scaled down.
 
 Trains a small residual net on a subset of CIFAR-10 with `WeightDecayProbe`, which tries 1e-3, 1e-4 and 1e-5 before the
-run, each from the same weights with the same batches, while the learning rate rises to a large one. Prints how each
-ends, the choice and where the picture is; then one epoch of the one-cycle run goes on with the choice.
+run, each from the same weights with the same batches, while the learning rate rises to a large one. Then trains
+one epoch of the one-cycle run with the choice, and prints the final losses of each candidate, the choice and the path
+of the picture.
 
-A large learning rate regularizes by itself, so it bears less weight decay beside it: as it grows, the curve of 1e-3
-leaves the others behind.
+A large learning rate regularizes by itself, so it tolerates less weight decay: as it grows, the curve of 1e-3 departs
+from the others.
 
     python examples/weight_decay_cifar10.py
     python examples/weight_decay_cifar10.py --data FOLDER --out demo_runs
@@ -19,12 +20,12 @@ training / validation, CIFAR-10 as JPEG:
     1       1.70 / 1.82    1.49 / 1.70    1.46 / 1.73    1e-4
     2       1.69 / 2.18    1.48 / 2.07    1.49 / 1.69    1e-4
 
-The training loss tells 1e-3 from the others; the validation loss, with BatchNorm at a large learning rate, is too noisy
-to do so. With ``--mode cycle`` 1e-3 ends worst with the same seeds too, by 0.04 to 0.16 in training and 0.03 to 0.09 in
-validation, and the choice is 1e-4, 1e-4 and 1e-5. 100 steps are too few to tell them apart reliably.
+The training loss separates 1e-3 from the others; the validation loss, with BatchNorm at a large learning rate, is too
+noisy for that. With ``--mode cycle`` 1e-3 ends worst with the same seeds too, by 0.04 to 0.16 in training and 0.03 to
+0.09 in validation, and the choice is 1e-4, 1e-4 and 1e-5. 100 steps are too few to separate them reliably.
 
 References:
-    arXiv:1803.09820, section 4.4. Differs: a far smaller net, 4,096 images, no augmentation.
+    arXiv:1803.09820, section 4.4. Difference: a far smaller net, 4,096 images, no augmentation.
 """
 
 import argparse
@@ -51,19 +52,19 @@ from pl_onecycle import WeightDecayProbe, configure_one_cycle
 
 DECAYS = (1e-3, 1e-4, 1e-5)
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)  # of CIFAR-10's red, green and blue
-VAL_SAMPLES = 1024  # the four batches that the probe validates on
+VAL_SAMPLES = 1024  # four batches, the default of the probe
 Batch = tuple[Tensor, Tensor]
 Mode = Literal["rise", "cycle"]
 
 
 def read_images(folder: Path, part: str, samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return some images, uint8 of shape (n, 32, 32, 3), and their labels, drawn at random but always the same.
+    """Return images, uint8 of shape (n, 32, 32, 3), and their labels, a fixed random draw.
 
     Args:
-        folder: Holds ``train.npz`` and ``test.npz``, each with JPEG files end to end in ``jpeg``, where they begin in
-            ``offset`` and the classes in ``label``; or is where torchvision has its copy, or puts one.
+        folder: Folder of ``train.npz`` and ``test.npz``, each with concatenated JPEG files in ``jpeg``, their start
+            positions in ``offset`` and the classes in ``label``; or of torchvision's copy, downloaded if missing.
         part: ``"train"`` or ``"test"``.
-        samples: How many, at most.
+        samples: Maximum number of images.
     """
     packed = folder / f"{part}.npz"
     if not packed.exists():
@@ -82,7 +83,7 @@ def _draw(count: int, samples: int) -> np.ndarray:
 
 
 class Cifar10(pl.LightningDataModule):
-    """A subset of CIFAR-10's training images to train with, and of its test images to validate with."""
+    """A subset of CIFAR-10's training images for training, and of its test images for validation."""
 
     def __init__(self, folder: Path, samples: int, batch_size: int) -> None:
         super().__init__()
@@ -104,7 +105,7 @@ class Cifar10(pl.LightningDataModule):
 
 
 class Block(nn.Module):
-    """Two convolutions with BatchNorm beside a shortcut."""
+    """Two convolutions with BatchNorm, and a shortcut."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -123,11 +124,11 @@ class Block(nn.Module):
 
 
 class ResNet(pl.LightningModule):
-    """Three residual blocks of 16, 32 and 64 channels behind a convolution that halves the image, trained with SGD.
+    """Three residual blocks of 16, 32 and 64 channels after a convolution that halves the image, trained with SGD.
 
     Args:
-        lr: Peak of the one-cycle run.
-        weight_decay: Until the probe finds another.
+        lr: Peak learning rate of the one-cycle run.
+        weight_decay: Weight decay until the probe finds another.
     """
 
     def __init__(self, lr: float = 1.5, weight_decay: float = 1e-4) -> None:
@@ -151,14 +152,14 @@ class ResNet(pl.LightningModule):
 
 
 def end_level(losses: Sequence[float]) -> float:
-    """Mean of the last fifth, or NaN where there is none."""
+    """Return the mean of the last fifth, or NaN if there are no losses."""
     return float(np.mean(losses[-max(round(len(losses) / 5), 1) :])) if losses else math.nan
 
 
 def main(
     data: Path, samples: int, batch_size: int, num_steps: int, mode: Mode, max_lr: float, seed: int, out: Path
 ) -> WeightDecayProbe:
-    """Probe, train for an epoch with the choice, and print the table."""
+    """Run the probe, train one epoch with the choice, and print the table."""
     # The images are in memory: loader workers would cost more than they save.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
@@ -197,14 +198,14 @@ if __name__ == "__main__":
         "--data",
         type=Path,
         default=os.environ.get("CIFAR10_DATA", Path(torch.hub.get_dir()) / "cifar10"),
-        help="folder with train.npz and test.npz, or for torchvision's copy, downloaded if need be; default "
-        "$CIFAR10_DATA, or cifar10 beside the models of torch.hub",
+        help="folder with train.npz and test.npz, or of torchvision's copy, downloaded if necessary; default "
+        "$CIFAR10_DATA, or cifar10 in the folder of torch.hub",
     )
     parser.add_argument("--samples", type=int, default=4096, help="training images")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--num-steps", type=int, default=200, help="of each weight decay")
+    parser.add_argument("--num-steps", type=int, default=200, help="optimizer steps per weight decay")
     parser.add_argument("--mode", choices=["rise", "cycle"], default="rise")
     parser.add_argument("--max-lr", type=float, default=1.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("demo_runs"), help="where logs and pictures go")
+    parser.add_argument("--out", type=Path, default=Path("demo_runs"), help="folder for logs and pictures")
     main(**vars(parser.parse_args()))

@@ -1,18 +1,27 @@
 """Leslie Smith's disciplined training for PyTorch Lightning.
 
 An LR range test whose result is really used, and one-cycle schedules of learning rate and momentum.
+
+The words of this package:
+
+- A *policy* is a function from optimizer step to learning rate and momentum.
+- A *cycle* is a policy in which the learning rate rises, falls and is annihilated, while momentum does the opposite.
+- A *sweep* is a number of optimizer steps during which the learning rate rises, and their losses.
+- A *trial* is a number of isolated training steps under a policy: afterwards the run is as if it had not been.
+- A *range test* is one or more sweeps in trials, and the suggestion that is read from their curve.
+- A *probe* is one trial for each candidate of a value, such as weight decay, and the choice between them.
+- A *checkup* is a point in a trial at which validation runs or a metric is recorded, and the trial may end.
+- A *finder* is a callback that runs a range test or a probe and trains with what it finds.
 """
 
-from pl_onecycle.choice import Choice
 from pl_onecycle.cli import OneCycleCLI
 from pl_onecycle.configure import configure_one_cycle
-from pl_onecycle.curve import LossCurve
+from pl_onecycle.curves import Choice, LossCurve, Suggestion, suggest
 from pl_onecycle.momentum_probe import MomentumProbe
 from pl_onecycle.policy import OneCyclePolicy, RangeTestPolicy
 from pl_onecycle.range_test import LRRangeTest
 from pl_onecycle.scheduler import OneCycleScheduler
-from pl_onecycle.settings import OneCycleSettings
-from pl_onecycle.suggestion import Suggestion, suggest
+from pl_onecycle.settings_callback import OneCycleSettings
 from pl_onecycle.tune_result import TuneResult
 from pl_onecycle.tuner import OneCycleTrainer, OneCycleTuner
 from pl_onecycle.weight_decay_probe import WeightDecayProbe

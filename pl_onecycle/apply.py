@@ -1,7 +1,7 @@
-"""Make a found learning rate, weight decay or momentum the one that training really uses.
+"""Apply a chosen learning rate, weight decay or momentum to the objects that train with it.
 
-One number goes to the parameter groups, to whatever schedule stands on them and to the module's attribute;
-what changed is told.
+The value is written to the parameter groups, to their schedulers and to the attributes of the module; each function
+returns what it changed.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from pl_onecycle.checks import expect_number
-from pl_onecycle.param_groups import has_momentum, peak_lrs, rescale, write, write_momentum, write_weight_decay
+from pl_onecycle.optimizer_groups import has_momentum, peak_lrs, rescale, write, write_momentum, write_weight_decay
 from pl_onecycle.scheduler import OneCycleScheduler
 
 # Learning rates that torch's schedulers keep in the groups (OneCycleLR all of them, the others `initial_lr`) ...
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
 # ... and in themselves.
 _SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr")
-# Attributes and hparams of a module that follow.
+# Attributes and hparams of a module that are set as well.
 LR_NAMES = ("lr", "learning_rate")
 WEIGHT_DECAY_NAMES = ("weight_decay", "wd")
 
@@ -37,21 +37,21 @@ def apply_max_lr(
 ) -> list[str]:
     """Make ``lr`` the peak learning rate of the group with the largest one.
 
-    Every learning rate that optimizer and schedulers hold is scaled by the same factor, so the schedule keeps its
-    shape, the groups keep their ratios, and the value in force right now is the new schedule's. Absolute floors that a
-    user gave (``eta_min``, ``ReduceLROnPlateau.min_lrs``) stay.
+    Every learning rate in the optimizer and the schedulers is scaled by the same factor, so the schedule keeps its
+    shape, the groups keep their ratios, and the current value is the new schedule's. Absolute floors set by the user
+    (``eta_min``, ``ReduceLROnPlateau.min_lrs``) stay.
 
     Args:
         lr: The new peak, > 0.
         optimizer: Its groups are written; a tensor lr in place.
-        schedulers: `OneCycleScheduler`, torch's ``OneCycleLR`` and ``CyclicLR``, anything built on ``base_lrs``,
+        schedulers: `OneCycleScheduler`, torch's ``OneCycleLR`` and ``CyclicLR``, anything with ``base_lrs``,
             also inside ``SequentialLR`` and ``ChainedScheduler``.
-        module: ``lr`` and ``learning_rate`` of it and of its ``hparams`` follow where they exist.
-        horizon: How often a ``LambdaLR`` is stepped in the run; its largest factor is looked for there.
-        restart: Let a `OneCycleScheduler` begin a new cycle over the steps that are left.
+        module: Its ``lr`` and ``learning_rate`` and those of its ``hparams`` are set where they exist.
+        horizon: How often a ``LambdaLR`` is stepped in the run; its largest factor is searched over these.
+        restart: Start a new cycle of a `OneCycleScheduler` over the remaining steps.
 
     Returns:
-        What was changed, for people, e.g. ``["OneCycleScheduler", "module.lr"]``.
+        What was changed, as readable names, e.g. ``["OneCycleScheduler", "module.lr"]``.
 
     Example:
         >>> weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
@@ -70,7 +70,7 @@ def apply_max_lr(
         return rescale(float(value), top, lr)
 
     groups = optimizer.param_groups
-    # All new values before the first is written: a tensor may stand in several places.
+    # Compute all new values before writing any: one tensor may be in several places.
     in_groups = [(group, key, to_new(group[key])) for group in groups for key in _GROUP_KEYS if key in group]
     in_schedulers = [
         (part, key, [to_new(value) for value in values])
@@ -90,15 +90,15 @@ def apply_max_lr(
     for scheduler in schedulers:
         name = type(scheduler).__name__
         known = any(hasattr(part, key) for part in _parts(scheduler) for key in _SCHEDULER_KEYS)
-        changed.append(name if known else f"not in {name}, which keeps learning rates where they cannot be found")
+        changed.append(name if known else f"not in {name}, whose learning rates cannot be found")
     return changed + set_attributes(module, LR_NAMES, lr)
 
 
 def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = (), horizon: int = 1) -> float:
     """Return the largest lr that the schedule reaches, in the group with the largest one.
 
-    That is ``max_lrs`` where a scheduler has them, the largest factor times the base for a ``LambdaLR`` over
-    ``horizon`` steps, and what the groups say otherwise.
+    That is ``max_lrs`` if a scheduler has them, the base times the largest factor over ``horizon`` steps for a
+    ``LambdaLR``, and otherwise the peak in the groups.
     """
     peaks = peak_lrs(optimizer)
     for part in (part for scheduler in schedulers for part in _parts(scheduler)):
@@ -112,25 +112,25 @@ def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = (), horizon:
 
 
 def _parts(scheduler: Any) -> Iterator[Any]:
-    """The scheduler and those inside it (SequentialLR, ChainedScheduler)."""
+    """Yield the scheduler and those inside it (SequentialLR, ChainedScheduler)."""
     yield scheduler
     for inner in getattr(scheduler, "_schedulers", ()):
         yield from _parts(inner)
 
 
 def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.nn.Module | None = None) -> list[str]:
-    """Make ``weight_decay`` the largest decay of the groups that decay; those at 0 beside them stay at 0.
+    """Make ``weight_decay`` the largest decay of the groups that decay; the others stay at 0.
 
-    Coupled (SGD, Adam) and decoupled decay (AdamW) are written alike, as the group's ``weight_decay``. Ratios between
-    decayed groups stay; where all are at 0, all get it.
+    Coupled (SGD, Adam) and decoupled decay (AdamW) are both written as the group's ``weight_decay``. Ratios between
+    decayed groups stay; if all are at 0, all get it.
 
     Args:
         weight_decay: The new decay, >= 0.
         optimizer: Its groups are written.
-        module: ``weight_decay`` and ``wd`` of it and of its ``hparams`` follow where they exist.
+        module: Its ``weight_decay`` and ``wd`` and those of its ``hparams`` are set where they exist.
 
     Returns:
-        What was changed, for people.
+        What was changed, as readable names.
 
     Raises:
         ValueError: The optimizer has no weight decay.
@@ -147,18 +147,18 @@ def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.
 
 
 def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[Any] = ()) -> list[str]:
-    """Make ``momentum`` the largest one of training: of the cycle where there is one, else of the groups.
+    """Make ``momentum`` the largest of the cycle if there is one, else of the groups.
 
-    Groups without momentum, or whose momentum is 0, are left alone.
+    Groups without momentum, or with momentum 0, are not changed.
 
     Args:
         momentum: The new momentum or beta1, in [0, 1).
         optimizer: Its groups are written.
-        schedulers: A `OneCycleScheduler` among them is given it as its ``max_momentum``; torch's ``OneCycleLR`` and
-            ``CyclicLR`` find theirs in the groups.
+        schedulers: A `OneCycleScheduler` gets the value as its ``max_momentum``; torch's ``OneCycleLR`` and
+            ``CyclicLR`` read theirs from the groups.
 
     Returns:
-        What was changed, for people.
+        What was changed, as readable names.
     """
     expect_number("momentum", momentum, minimum=0, below=1)
     groups = [group for group in optimizer.param_groups if has_momentum(group)]
@@ -177,7 +177,7 @@ def _groups(number: int) -> str:
 
 
 def set_attributes(holder: Any, names: Sequence[str], value: float) -> list[str]:
-    """Set those of ``names`` that a module or its hparams carry as a number or None; return what was set."""
+    """Set those of ``names`` that a module or its hparams hold as a number or None; return what was set."""
     changed = []
     hparams = getattr(holder, "hparams", {})
     for name in names:

@@ -11,15 +11,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from pl_onecycle._lightning import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback, pl
 from pl_onecycle.checks import expect
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.scheduler import OneCycleScheduler
-from pl_onecycle.settings import OneCycleSettings
+from pl_onecycle.settings_callback import OneCycleSettings
 from pl_onecycle.tune_result import TuneResult
 from pl_onecycle.tuner import OneCycleTrainer
 

@@ -4,17 +4,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch.optim import Optimizer
 from typing_extensions import Unpack
 
-from pl_onecycle.checks import expect
-from pl_onecycle.presets import PolicyArguments, Preset
+from pl_onecycle._lightning import (
+    GradientAccumulationScheduler,
+    MisconfigurationException,
+    OptimizerLRSchedulerConfig,
+    expect_module,
+    pl,
+)
+from pl_onecycle.policy import PolicyArguments, Preset
 from pl_onecycle.scheduler import OneCycleScheduler
-from pl_onecycle.settings import settings_of
+from pl_onecycle.settings_callback import settings_of
 
 
 def configure_one_cycle(
@@ -56,7 +58,7 @@ def configure_one_cycle(
         ...         return configure_one_cycle(self, optimizer)
     """
     wanted = "the LightningModule whose `configure_optimizers` calls this function"
-    expect(isinstance(module, pl.LightningModule), "module", wanted, type(module).__name__, TypeError)
+    expect_module(module, wanted)
     if total_steps is None:
         total_steps = _trainer_steps(module)
     asked: Any = {"preset": preset, **arguments, **settings_of(module).policy_arguments}

@@ -1,22 +1,25 @@
-"""`Finder`: decide when a test runs in a fit, and how the next fit uses its result.
+"""`Finder`: the frame of the callbacks that find a value by trials.
 
-The base class of the callbacks that find a value by trials. It handles the hooks, skips, resumed fits and the order of
-several finders; the subclasses define what is tried and how the result is used.
+It knows when a search runs in a fit and what becomes of its result in the next one, and it holds the one line that
+every search follows: search -> use -> save -> log. What is tried, and how the value is used, is the subclass's to say.
 """
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
-import lightning.pytorch as pl
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
+from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer
-from pl_onecycle.schedules import optimizer_of
+from pl_onecycle.curves import Choice, Refusal, Suggestion
+from pl_onecycle.report import Report, Saved, save
+from pl_onecycle.run_optimizer import RunOptimizer
+
+Found = TypeVar("Found", Suggestion, Choice)
 
 
-class Finder(pl.Callback):
+class Finder(pl.Callback, Generic[Found]):
     """Find a value at the start of a fit, and again at milestones, and train with it.
 
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
@@ -26,20 +29,20 @@ class Finder(pl.Callback):
 
     Args:
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
-        milestones: Epochs >= 1 at whose start the test runs again.
+        milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
         report: False writes no files and no logger curves.
 
     Attributes:
         before: After a run, the value that training had before it.
-        suggestion: The value found, or None.
+        answer: After a run, what was found, or a `Refusal`.
     """
 
     title: ClassVar[str]  # in log lines and plots
+    value_name: ClassVar[str]  # of the value that is found
     rank: ClassVar[int]
-    finds_lr: ClassVar[bool] = False
 
-    def __init__(self, optimizer: int, milestones: Sequence[int], apply: bool, report: bool) -> None:
+    def __init__(self, *, optimizer: int, milestones: Sequence[int], apply: bool, report: bool) -> None:
         expect_integer("optimizer", optimizer, minimum=0)
         are_many = isinstance(milestones, Sequence) and not isinstance(milestones, str)
         expect(are_many, "milestones", "a sequence of epochs", milestones, TypeError)
@@ -52,42 +55,99 @@ class Finder(pl.Callback):
         self.apply = apply
         self.report = report
         self.before: float | None = None
-        self.suggestion: Any = None
-        self._reached_start = False  # whether this fit has reached the point at which the test runs
-        self._begun: int | None = None  # the last epoch that has begun
-        self._resumed = False  # whether the result comes from a checkpoint
-        self._epoch: int | None = None  # of the last test
-        self._tested_module: int | None = None  # its id; a reference would be pickled with the callback
-
-    # ------------------------------------------------------------------------- what a subclass defines
-    @abstractmethod
-    def find(self, trainer: pl.Trainer) -> None:
-        """Try, choose, apply and report within ``fit``, regardless of earlier results."""
-
-    def check(self, trainer: pl.Trainer) -> None:
-        """Raise MisconfigurationException if `find` cannot run; called before any finder takes a step."""
-        optimizer_of(trainer, self.optimizer)
+        self.answer: Found | Refusal | None = None
+        self._reached_start = False  # whether this fit has reached the point at which the search runs
+        self._begun_epoch: int | None = None  # the last epoch that has begun
+        self._is_resumed = False  # whether the result comes from a checkpoint
+        self._search_epoch: int | None = None  # of the last search
+        self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
     @property
-    @abstractmethod
+    def suggestion(self) -> Found | None:
+        """What was found, or None."""
+        return None if isinstance(self.answer, Refusal) else self.answer
+
+    @property
+    def value(self) -> float | None:
+        """The value that was found, or None."""
+        return None if self.suggestion is None else self._value_of(self.suggestion)
+
+    @property
     def why(self) -> str:
         """After a run, the reason for the suggestion, or the reason why there is none."""
+        assert self.answer is not None
+        return self.answer.reason
+
+    # --------------------------------------------------------------------------- what each subclass says
+    @abstractmethod
+    def _search(self, run: RunOptimizer) -> Found | Refusal:
+        """Run trials and return what they show."""
+
+    @abstractmethod
+    def _value_before(self, run: RunOptimizer) -> float:
+        """Return the value of the run without the search."""
+
+    @staticmethod
+    @abstractmethod
+    def _value_of(found: Found) -> float:
+        """Return the value that was found."""
+
+    @abstractmethod
+    def _use(self, run: RunOptimizer, value: float) -> list[str]:
+        """Write a value to optimizer, schedulers and module; return what changed."""
+
+    @abstractmethod
+    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
+        """Write a value to the module alone; return what changed."""
+
+    @abstractmethod
+    def _description(self, run: RunOptimizer) -> str:
+        """Describe the trials for the log line."""
+
+    @abstractmethod
+    def _report(self, run: RunOptimizer, changed: list[str]) -> Report:
+        """Return what there is to show."""
 
     @abstractmethod
     def _forget(self) -> None:
-        """Drop the result."""
+        """Drop the curves of the last search."""
 
-    @abstractmethod
-    def _found_value(self) -> str:
-        """Return name and value of the suggestion for a log line, e.g. ``"max_lr 0.1"``."""
+    def reset(self) -> None:
+        """Drop the result of the last search."""
+        self._forget()
+        self.answer = self.before = self._search_epoch = None
 
-    @abstractmethod
-    def _use(self, trainer: pl.Trainer) -> list[str]:
-        """Write the suggestion to optimizer, schedulers and module; return what changed."""
+    # ---------------------------------------------------------------------------------------- the find line
+    def check(self, trainer: pl.Trainer) -> None:
+        """Raise MisconfigurationException if `find` cannot run; called before any finder takes a step."""
+        RunOptimizer(trainer, self.optimizer)
 
-    @abstractmethod
-    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
-        """Write the suggestion to the module only; return what changed."""
+    def find(self, trainer: pl.Trainer) -> None:
+        """Search, use, save and log within ``fit``, regardless of earlier results."""
+        run = RunOptimizer(trainer, self.optimizer)
+        self._forget()
+        self.before = self._value_before(run)
+        self.answer = self._search(run)
+        outcome, changed = self._apply(run, self.before)
+        saved = self._save(run, changed)
+        rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
+
+    def _apply(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
+        """Use what was found, as far as it is asked for; return the outcome for the log, and what changed."""
+        name, value = self.value_name, self.value
+        if value is None:
+            return f"no suggestion, because {self.why}; training continues with {name} {before:.3g}", []
+        if not self.apply:
+            suggested = f"suggests {name} {value:.3g} ({self.why})"
+            return f"{suggested}; not applied, training continues with {name} {before:.3g}", []
+        changed = self._use(run, value)
+        return f"{name} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
+
+    def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
+        root = run.trainer.log_dir or run.trainer.default_root_dir  # all ranks: `log_dir` is broadcast
+        if not self.report or not run.trainer.is_global_zero:
+            return Saved()
+        return save(self._report(run, changed), root, run.trainer.loggers)
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -98,19 +158,19 @@ class Finder(pl.Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        expect_trainer(trainer)
         if stage != "fit":
             return
-        self._reached_start = self._resumed = False
-        self._begun = None
+        self._reached_start = self._is_resumed = False
+        self._begun_epoch = None
         if trainer.global_step == 0:  # a checkpoint's result is loaded after this hook
-            self._forget()
-            self.suggestion = self.before = self._epoch = None
+            self.reset()
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._resumed and self._epoch is not None:  # a fit resumed within an epoch does not start one
+        if self._is_resumed and self._search_epoch is not None:  # resumed within an epoch, so none starts
             self._reached_start = True
-            self._skip(trainer, f"as this run was tested in epoch {self._epoch}")
+            self._skip(trainer, f"as this run was tested in epoch {self._search_epoch}")
 
     @override
     def on_train_batch_start(
@@ -123,7 +183,7 @@ class Finder(pl.Callback):
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The first finder whose hook is called runs all finders.
-        due = [finder for finder in finders(trainer) if finder._begun != trainer.current_epoch]
+        due = [finder for finder in finders(trainer) if finder._begun_epoch != trainer.current_epoch]
         for finder in due:
             if finder._reason_to_skip(trainer) is None:
                 finder.check(trainer)
@@ -135,47 +195,60 @@ class Finder(pl.Callback):
         if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 
-    # ------------------------------------------------------------------------------------------ steps
+    # --------------------------------------------------------------------------------------- when it runs
     def _begin_epoch(self, trainer: pl.Trainer) -> None:
-        self._begun = trainer.current_epoch
+        self._begun_epoch = trainer.current_epoch
         is_first, self._reached_start = not self._reached_start, True
-        skip = self._reason_to_skip(trainer)
-        if skip is None:
-            self._tested_module = id(trainer.lightning_module)
+        reason = self._reason_to_skip(trainer)
+        if reason is None:
+            self._module_id = id(trainer.lightning_module)
             self.find(trainer)
-            self._epoch = trainer.current_epoch
+            self._search_epoch = trainer.current_epoch
         elif is_first:
-            self._skip(trainer, skip)
+            self._skip(trainer, reason)
 
     def _reason_to_skip(self, trainer: pl.Trainer) -> str | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             return "as `fast_dev_run` trains too few steps for its result to matter"
-        if trainer.current_epoch in self.milestones and trainer.current_epoch != self._epoch:
+        if trainer.current_epoch in self.milestones and trainer.current_epoch != self._search_epoch:
             return None
-        if self._epoch is not None:
-            return f"as this run was tested in epoch {self._epoch}"
+        if self._search_epoch is not None:
+            return f"as this run was tested in epoch {self._search_epoch}"
         if trainer.global_step > 0:
             return f"as training is already at step {trainer.global_step}"
         return None
 
     def _skip(self, trainer: pl.Trainer, reason: str) -> None:
-        """Apply the result of an earlier test, if there is one, and log why the test is skipped."""
-        module, changed = trainer.lightning_module, list[str]()
-        if self.suggestion is not None and self.apply:
-            if self._resumed:  # optimizer and schedulers come from the checkpoint
-                changed = self._show_on_module(module) if len(trainer.optimizers) == 1 else []
-            elif self._tested_module == id(module):  # another fit of the same Trainer has created a new optimizer
-                changed = self._use(trainer)
-            reason += f"; its {self._found_value()} is set again in {', '.join(changed)}" if changed else ""
+        """Apply the result of an earlier search, if there is one, and log why the search is skipped."""
+        module, value, changed = trainer.lightning_module, self.value, list[str]()
+        if value is not None and self.apply:
+            if self._is_resumed:  # optimizer and schedulers come from the checkpoint
+                changed = self._use_in_module(module, value) if len(trainer.optimizers) == 1 else []
+            elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
+                changed = self._use(RunOptimizer(trainer, self.optimizer), value)
+            set_again = f"; its {self.value_name} {value:.3g} is set again in {', '.join(changed)}"
+            reason += set_again if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")
 
-    def _restore_epoch(self, epoch: int | None) -> None:
-        """Restore from a checkpoint the epoch in which its result was found."""
-        self._epoch = epoch
-        self._resumed = True
+    # ------------------------------------------------------------------------------------------- state
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
+            "refusal": self.answer.reason if isinstance(self.answer, Refusal) else None,
+            "epoch": self._search_epoch,
+        }
+
+    def _load_answer(self, kind: type[Found], state: dict[str, Any]) -> None:
+        """Restore what was found, of type ``kind``, and in which epoch."""
+        found, refused = state.get("suggestion"), state.get("refusal")
+        self.answer = kind(**found) if found is not None else None if refused is None else Refusal(refused)
+        self._search_epoch = state.get("epoch")
+        self._is_resumed = True
 
 
-def finders(trainer: pl.Trainer) -> list[Finder]:
-    """Return the Trainer's finders in the order in which they run."""
+def finders(trainer: pl.Trainer) -> list[Finder[Any]]:
+    """Return the Trainer's finders in the order in which they run, including those that another callback runs."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    return sorted((it for it in callbacks if isinstance(it, Finder)), key=lambda finder: finder.rank)
+    found = [it for callback in callbacks for it in getattr(callback, "finders", [callback]) if isinstance(it, Finder)]
+    return sorted(found, key=lambda finder: finder.rank)

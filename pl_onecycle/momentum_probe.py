@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.checks import expect_number
-from pl_onecycle.param_groups import has_momentum, momentum_of
+from pl_onecycle.optimizer_groups import has_momentum, momentum_of
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.probe import Probe, ProbeMode
-from pl_onecycle.schedules import one_cycle_of, use_momentum
+from pl_onecycle.run_optimizer import RunOptimizer
 
 
 class MomentumProbe(Probe):
@@ -57,7 +56,7 @@ class MomentumProbe(Probe):
 
     title = "Momentum probe"
     rank = 2
-    name = "momentum"
+    value_name = "momentum"
     short = "momentum"
     defaults = (0.9, 0.95, 0.97, 0.99)
 
@@ -78,16 +77,16 @@ class MomentumProbe(Probe):
     ) -> None:
         super().__init__(
             momentums,
-            num_steps,
-            mode,
-            max_lr,
-            min_lr,
-            early_stop_threshold,
-            val_batches,
-            monitor,
-            optimizer,
-            apply,
-            report,
+            num_steps=num_steps,
+            mode=mode,
+            max_lr=max_lr,
+            min_lr=min_lr,
+            early_stop_threshold=early_stop_threshold,
+            val_batches=val_batches,
+            monitor=monitor,
+            optimizer=optimizer,
+            apply=apply,
+            report=report,
         )
         self.momentums = momentums
 
@@ -104,25 +103,25 @@ class MomentumProbe(Probe):
         return [float(value) for value in self.momentums]
 
     @override
-    def _policy(self, trainer: pl.Trainer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
+    def _policy(self, run: RunOptimizer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
         # The trial matches the later training: a cycle if the run has one, else a constant.
-        base = min(cycle.base_momentum, value) if self._cycled_to(trainer) is not None else value
+        base = min(cycle.base_momentum, value) if self._cycled_to(run) is not None else value
         return replace(cycle, base_momentum=base, max_momentum=value, cycle_momentum=True)
 
-    def _cycled_to(self, trainer: pl.Trainer) -> float | None:
+    def _cycled_to(self, run: RunOptimizer) -> float | None:
         """Return the largest momentum of the run's cycle, or None if momentum is not cycled."""
-        cycle = one_cycle_of(trainer, self.optimizer)
+        cycle = run.one_cycle
         if cycle is not None:
             return cycle.policy.max_momentum if cycle.policy.cycle_momentum else None
-        groups = trainer.optimizers[self.optimizer].param_groups  # torch's schedulers store it there
+        groups = run.optimizer.param_groups  # torch's schedulers store it there
         return max((float(group["max_momentum"]) for group in groups if "max_momentum" in group), default=None)
 
     @override
-    def _value_before(self, trainer: pl.Trainer) -> float:
-        cycled = self._cycled_to(trainer)
+    def _value_before(self, run: RunOptimizer) -> float:
+        cycled = self._cycled_to(run)
         if cycled is not None:
             return cycled
-        return max(momentum_of(group) or 0.0 for group in trainer.optimizers[self.optimizer].param_groups)
+        return max(momentum_of(group) or 0.0 for group in run.optimizer.param_groups)
 
     @override
     def _choose_among_equals(self, values: Sequence[float]) -> float:
@@ -130,10 +129,9 @@ class MomentumProbe(Probe):
         return self.before if self.before is not None and self.before in values else min(values)
 
     @override
-    def _use(self, trainer: pl.Trainer) -> list[str]:
-        assert self.suggestion is not None
-        return use_momentum(trainer, self.optimizer, self.suggestion.value)
+    def _use(self, run: RunOptimizer, value: float) -> list[str]:
+        return run.use_momentum(value)
 
     @override
-    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
+    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
         return []

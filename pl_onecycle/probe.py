@@ -1,7 +1,7 @@
 """`Probe`: compare candidates for one value of the parameter groups by short cycles.
 
-The base class of `weight_decay_probe.py` and `momentum_probe.py`: policy -> one trial per candidate -> curves ->
-choice -> apply -> report. The subclasses define the value.
+The base class of `weight_decay_probe.py` and `momentum_probe.py`: one trial per candidate -> curves -> choice. The
+subclasses define the value.
 """
 
 import math
@@ -10,22 +10,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from pl_onecycle import report
+from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
-from pl_onecycle.choice import TIMES, Choice, choose, is_hopeless
-from pl_onecycle.curve import LossCurve
+from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_hopeless
 from pl_onecycle.finder import Finder, finders
 from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.progress import progress_bar
-from pl_onecycle.recorder import Looks
-from pl_onecycle.schedules import peak_of, short_cycle
-from pl_onecycle.trial import run_trial
+from pl_onecycle.report import Advance, ProbePicture, Report, curves_table, draw_probe, progress_bar
+from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.trial import Checkups, run_trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +32,7 @@ ProbeMode = Literal["rise", "cycle"]
 ALIKE = 0.15
 
 
-class Probe(Finder):
+class Probe(Finder[Choice]):
     """Try each candidate in isolated short cycles from the same state with the same batches, and choose one.
 
     Args:
@@ -59,14 +54,16 @@ class Probe(Finder):
         report: See `Finder`.
     """
 
-    name: ClassVar[str]  # of the group value
+    value_name: ClassVar[str]  # of the group value
     short: ClassVar[str]  # in the names of curves
     words: ClassVar[tuple[str, ...]] = ()  # that the argument with the candidates accepts
     defaults: ClassVar[tuple[float, ...]]
+    curves: dict[float, LossCurve]
 
     def __init__(
         self,
         candidates: Sequence[float] | str,
+        *,
         num_steps: int,
         mode: ProbeMode,
         max_lr: float | None,
@@ -78,24 +75,8 @@ class Probe(Finder):
         apply: bool,
         report: bool,
     ) -> None:
-        if not (isinstance(candidates, str) and candidates in self.words):
-            are_many = isinstance(candidates, Sequence) and not isinstance(candidates, str) and len(candidates) > 0
-            wanted = " or ".join(["a sequence of at least one number", *map(repr, self.words)])
-            expect(are_many, self._argument, wanted, candidates)
-            for value in candidates:
-                self._check(value)
-            are_different = len(set(candidates)) == len(candidates)
-            expect(are_different, self._argument, "numbers of which none is repeated", candidates)
-        expect_integer("num_steps", num_steps, minimum=TIMES)
-        expect_one_of("mode", mode, ("rise", "cycle"))
-        expect_number("min_lr", min_lr, above=0)
-        if max_lr is not None:
-            expect_number("max_lr", max_lr, above=min_lr)
-        if early_stop_threshold is not None:
-            expect_number("early_stop_threshold", early_stop_threshold, above=0)
-        expect_integer("val_batches", val_batches, minimum=0)
-        expect(isinstance(monitor, str), "monitor", "the name of a logged metric", monitor, TypeError)
-        super().__init__(optimizer, (), apply, report)
+        super().__init__(optimizer=optimizer, milestones=(), apply=apply, report=report)
+        self._check_candidates(candidates)
         self.num_steps = num_steps
         self.mode = mode
         self.max_lr = max_lr
@@ -103,14 +84,36 @@ class Probe(Finder):
         self.early_stop_threshold = early_stop_threshold
         self.val_batches = val_batches
         self.monitor = monitor
-        self.curves: dict[float, LossCurve] = {}
-        self.suggestion: Choice | None = None
+        self._check_arguments()
+        self._forget()
+
+    def _check_candidates(self, candidates: Sequence[float] | str) -> None:
+        if isinstance(candidates, str) and candidates in self.words:
+            return
+        are_many = isinstance(candidates, Sequence) and not isinstance(candidates, str) and len(candidates) > 0
+        wanted = " or ".join(["a sequence of at least one number", *map(repr, self.words)])
+        expect(are_many, self._argument, wanted, candidates)
+        for value in candidates:
+            self._check(value)
+        are_different = len(set(candidates)) == len(candidates)
+        expect(are_different, self._argument, "numbers of which none is repeated", candidates)
+
+    def _check_arguments(self) -> None:
+        expect_integer("num_steps", self.num_steps, minimum=CHECKUPS)
+        expect_one_of("mode", self.mode, ("rise", "cycle"))
+        expect_number("min_lr", self.min_lr, above=0)
+        if self.max_lr is not None:
+            expect_number("max_lr", self.max_lr, above=self.min_lr)
+        if self.early_stop_threshold is not None:
+            expect_number("early_stop_threshold", self.early_stop_threshold, above=0)
+        expect_integer("val_batches", self.val_batches, minimum=0)
+        expect(isinstance(self.monitor, str), "monitor", "the name of a logged metric", self.monitor, TypeError)
 
     # ------------------------------------------------------------------------- what a subclass defines
     @property
     def _argument(self) -> str:
         """The name of the argument with the candidates."""
-        return f"{self.name}s"
+        return f"{self.value_name}s"
 
     @abstractmethod
     def _check(self, value: Any) -> None:
@@ -120,15 +123,11 @@ class Probe(Finder):
     def _candidates(self, optimizer: Optimizer) -> list[float]:
         """Return the candidates; raise MisconfigurationException if the optimizer has no such value."""
 
-    @abstractmethod
-    def _value_before(self, trainer: pl.Trainer) -> float:
-        """Return the value of the run without the probe."""
-
     def _neighbours(self, value: float) -> list[float]:
         """Return the values to try if ``value`` is the best."""
         return []
 
-    def _policy(self, trainer: pl.Trainer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
+    def _policy(self, run: RunOptimizer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
         """Return the cycle for a candidate."""
         return cycle
 
@@ -142,66 +141,66 @@ class Probe(Finder):
     # ------------------------------------------------------------------------------------------ state
     @override
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "curves": [[value, curve.to_dict()] for value, curve in self.curves.items()],
-            "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
-            "epoch": self._epoch,
-        }
+        curves = [[value, curve.to_dict()] for value, curve in self.curves.items()]
+        return {**super().state_dict(), "curves": curves}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        suggestion = state_dict.get("suggestion")
         self.curves = {value: LossCurve(**curve) for value, curve in state_dict.get("curves", ())}
-        self.suggestion = None if suggestion is None else Choice(**suggestion)
-        self._restore_epoch(state_dict.get("epoch"))
+        self._load_answer(Choice, state_dict)
 
     @override
     def _forget(self) -> None:
         self.curves = {}
 
-    # ------------------------------------------------------------------------------------------ steps
+    # ----------------------------------------------------------------------------------------- search
     @override
     def check(self, trainer: pl.Trainer) -> None:
         super().check(trainer)
         self._candidates(trainer.optimizers[self.optimizer])
 
     @override
-    def find(self, trainer: pl.Trainer) -> None:
-        """Run the whole probe, from the trials to the report."""
-        candidates, cycle = self._candidates(trainer.optimizers[self.optimizer]), self._cycle(trainer)
-        before = self.before = self._value_before(trainer)
-        if tuple(candidates) == self.defaults and before > 0 and before not in candidates:
+    def _search(self, run: RunOptimizer) -> Choice | Refusal:
+        candidates, before = self._candidates(run.optimizer), self.before
+        if tuple(candidates) == self.defaults and before and before not in candidates:
             candidates.append(before)  # so that only a value compared with it can replace it
-        self.curves = {}
         most = len(candidates) + len(self._neighbours(candidates[0]))
-        with progress_bar(trainer, most * self.num_steps, self.title) as advance:
-            self._try_all(trainer, cycle, candidates, advance)
-            best = self._choose()
-            if isinstance(best, Choice) and not best.within_noise:  # within noise a finer search is pointless
-                near = [it for it in self._neighbours(best.value) if not self._is_near_another(it)]
-                self._try_all(trainer, cycle, near, advance)
-        answer = self._choose()
-        self.suggestion = answer if isinstance(answer, Choice) else None
-        changed: list[str] = []
-        if self.suggestion is None:
-            found = f"no choice, because {self.why}; training continues with {self.name} {before:.3g}"
-        elif self.apply:
-            changed = self._use(trainer)
-            found = f"{self.name} {before:.3g} -> {self.suggestion.value:.3g} ({self.why}), set in {', '.join(changed)}"
-        else:
-            found = f"suggests {self.name} {self.suggestion.value:.3g} ({self.why})"
-            found += f"; not applied, training continues with {before:.3g}"
-        where = self._write(trainer, changed)
-        rank_zero_info(f"{self.title} ({self._description(trainer, cycle)}): {found}{where}.")
+        with progress_bar(run.trainer, most * self.num_steps, self.title) as advance:
+            answer = self._try_all(run, candidates, advance)
+            if isinstance(answer, Choice) and not answer.within_noise:  # within noise a finer search is pointless
+                near = [it for it in self._neighbours(answer.value) if not self._is_near_another(it)]
+                answer = self._try_all(run, near, advance) if near else answer
+        return answer
 
-    def _cycle(self, trainer: pl.Trainer) -> OneCyclePolicy:
-        peak = peak_of(trainer, self.optimizer) if self.max_lr is None else self.max_lr
+    def _try_all(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> Choice | Refusal:
+        """Run a trial for each candidate, and choose one of all that have been tried."""
+        cycle = self._cycle(run)
+        for value in candidates:
+            if value not in self.curves:
+                self.curves[value] = self._try(run, self._policy(run, cycle, value), value, advance)
+        return choose(self.curves, self.value_name, self._choose_among_equals)
+
+    def _try(self, run: RunOptimizer, policy: OneCyclePolicy, value: float, advance: Advance) -> LossCurve:
+        done = len(self.curves) * self.num_steps
+        steps = [round(self.num_steps * (k + 1) / CHECKUPS) for k in range(CHECKUPS)]
+        hopeless = partial(is_hopeless, others=dict(self.curves))
+        return run_trial(
+            run,
+            policy,
+            early_stop_threshold=self.early_stop_threshold,
+            on_step=lambda step, loss: advance(done + step, loss),
+            prepare=partial(self._prepare, value=value),
+            checkups=Checkups(steps, self.val_batches, self.monitor, should_end=hopeless, outcome="dropped"),
+        )
+
+    def _cycle(self, run: RunOptimizer) -> OneCyclePolicy:
+        peak = self._peak(run)
         if peak <= self.min_lr:
             raise MisconfigurationException(
                 f"{type(self).__name__} needs a learning rate above {self.min_lr:g} to train with, and the optimizer's"
                 f" is {peak:g}: run LRRangeTest in the same fit, or pass `max_lr`."
             )
-        whole = short_cycle(trainer, self.optimizer, peak, self.num_steps)
+        whole = run.short_cycle(peak, self.num_steps)
         if self.mode == "cycle":
             return whole
         return OneCyclePolicy(
@@ -216,47 +215,35 @@ class Probe(Finder):
             max_momentum=whole.max_momentum,
         )
 
-    def _try_all(self, trainer: pl.Trainer, cycle: OneCyclePolicy, candidates: Sequence[float], advance: Any) -> None:
-        for value in candidates:
-            if value in self.curves:
-                continue
-            done = len(self.curves) * self.num_steps
-            steps = [round(self.num_steps * (k + 1) / TIMES) for k in range(TIMES)]
-            self.curves[value] = run_trial(
-                trainer,
-                self._policy(trainer, cycle, value),
-                optimizer=self.optimizer,
-                early_stop_threshold=self.early_stop_threshold,
-                on_step=lambda step, loss, done=done: advance(done + step, loss),  # type: ignore[misc]
-                prepare=partial(self._prepare, value=value),
-                looks=Looks(steps, self.val_batches, self.monitor, partial(is_hopeless, others=dict(self.curves))),
-            )
+    def _peak(self, run: RunOptimizer) -> float:
+        return run.peak if self.max_lr is None else self.max_lr
 
     def _is_near_another(self, value: float) -> bool:
         return any(math.isclose(value, tried, rel_tol=ALIKE) for tried in self.curves)
 
-    def _choose(self) -> Choice | str:
-        return choose(self.curves, self.name, self._choose_among_equals)
+    # ------------------------------------------------------------------------------------------- show
+    @staticmethod
+    @override
+    def _value_of(found: Choice) -> float:
+        return found.value
 
-    def _description(self, trainer: pl.Trainer, cycle: OneCyclePolicy) -> str:
-        """Describe the trials for the log line."""
-        known = self.max_lr is not None or any(
-            it.finds_lr and it.suggestion and it.apply for it in self._others(trainer)
-        )
-        whose = "" if known else " of the optimizer, as no range test has set another"
+    @override
+    def _description(self, run: RunOptimizer) -> str:
+        is_known = self.max_lr is not None or any(_has_found_lr(it) for it in self._others(run.trainer))
+        whose = "" if is_known else " of the optimizer, as no range test has set another"
         parts = [
             f"{len(self.curves)} candidate{'' if len(self.curves) == 1 else 's'}",
             f"{self.num_steps} steps each",
-            f"max_lr {cycle.max_lr:.3g}{whose}",
+            f"max_lr {self._peak(run):.3g}{whose}",
         ]
         parts += [f"{self.saved:.0%} of the steps saved"] if self.saved else []
         if not any(curve.val_loss for curve in self.curves.values()):
-            there_is = self.val_batches > 0 and trainer.enable_validation
+            there_is = self.val_batches > 0 and run.trainer.enable_validation
             missing = f"validation produces no `{self.monitor}`" if there_is else "there is no validation loss"
             parts.append(f"judged by the training loss, as {missing}")
         return ", ".join(parts)
 
-    def _others(self, trainer: pl.Trainer) -> list[Finder]:
+    def _others(self, trainer: pl.Trainer) -> list[Finder[Any]]:
         """Return all finders of this optimizer."""
         return [it for it in finders(trainer) if it.optimizer == self.optimizer]
 
@@ -265,16 +252,6 @@ class Probe(Finder):
         """Share of the steps that were not run because their candidate had diverged or become hopeless."""
         run = sum(min(len(curve), self.num_steps) for curve in self.curves.values())
         return 1 - run / (len(self.curves) * self.num_steps) if self.curves else 0.0
-
-    @override
-    def _found_value(self) -> str:
-        assert self.suggestion is not None
-        return f"{self.name} {self.suggestion.value:.3g}"
-
-    @property
-    @override
-    def why(self) -> str:
-        return str(self._choose()) if self.suggestion is None else self.suggestion.reason
 
     def facts(self) -> dict[str, Any]:
         """Return the contents of the report other than the curves."""
@@ -286,21 +263,19 @@ class Probe(Finder):
             "settings": {name: getattr(self, name) for name in (*settings, "optimizer", self._argument)},
         }
 
-    def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
-        """Write the report and return the end of a log line, which names its location."""
-        root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
-        if not self.report or not trainer.is_global_zero:
-            return ""
-        name, facts = f"{self.name}_probe", {**self.facts(), "changed": changed}
-        curves = self.labelled()
-        return report.publish(
+    @override
+    def _report(self, run: RunOptimizer, changed: list[str]) -> Report:
+        name, curves = f"{self.value_name}_probe", self.labelled()
+        plain = {series: curve.to_dict() for series, curve in curves.items()}
+        return Report(
             self.title,
-            self.plot,
-            lambda figure: report.write_curves(root, name, facts, curves, figure),
-            lambda tag: report.log_curves(trainer.loggers, tag, curves),
+            name,
+            facts={**self.facts(), "changed": changed, "curves": plain},
+            tables={"curves.csv": curves_table(curves)},
+            figures={name: self.plot},
+            candidates=curves,
         )
 
-    # ------------------------------------------------------------------------------------------- view
     def labelled(self) -> dict[str, LossCurve]:
         """Return the curves under their names in files and loggers."""
         return {self._label(value): self.curves[value] for value in sorted(self.curves, reverse=True)}
@@ -325,4 +300,12 @@ class Probe(Finder):
         """
         if not self.curves:
             raise RuntimeError(f"There is nothing to plot: this {type(self).__name__} has not run yet.")
-        return report.draw_curves(self.title, self.labelled(), self.chosen, self.mode == "rise", ax)
+        return draw_probe(self.picture(), ax)
+
+    def picture(self) -> ProbePicture:
+        """Return what `plot` draws."""
+        return ProbePicture(self.title, self.labelled(), self.chosen, over_lr=self.mode == "rise")
+
+
+def _has_found_lr(finder: Finder[Any]) -> bool:
+    return finder.value_name == "max_lr" and finder.apply and finder.suggestion is not None

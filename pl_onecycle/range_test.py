@@ -1,27 +1,37 @@
-"""`LRRangeTest`, the callback: policy -> trial -> curve -> suggestion -> apply -> report."""
+"""`LRRangeTest`, the callback: sweeps -> curve -> suggestion, and short cycles that verify it."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from typing_extensions import override
 
-from pl_onecycle import report
+from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
 from pl_onecycle.apply import LR_NAMES, set_attributes
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
-from pl_onecycle.curve import LossCurve
+from pl_onecycle.curves import (
+    BUDGET,
+    CYCLES,
+    METHODS,
+    MIN_LOSSES,
+    LossCurve,
+    Method,
+    Refusal,
+    Suggestion,
+    candidates,
+    coarse_sweep,
+    dense_sweep,
+    has_risen,
+    read_curve,
+    suggest,
+    verified,
+)
 from pl_onecycle.finder import Finder
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
-from pl_onecycle.progress import Advance, progress_bar
-from pl_onecycle.recorder import Looks
-from pl_onecycle.schedules import one_cycle_of, peak_of, short_cycle, use_max_lr
-from pl_onecycle.suggestion import METHODS, Method, Suggestion, refusal, suggest
-from pl_onecycle.sweeps import BUDGET, MIN_LOSSES, coarse_sweep, dense_sweep, has_risen
-from pl_onecycle.trial import run_trial
-from pl_onecycle.verification import CYCLES, candidates, verified
+from pl_onecycle.report import Advance, Report, SweepPicture, curve_table, draw_range_test, progress_bar
+from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.trial import Checkups, run_trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +43,7 @@ TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
 FIXED = 100
 
 
-class LRRangeTest(Finder):
+class LRRangeTest(Finder[Suggestion]):
     """Find the learning rate at the start of a fit, and again at milestones, and train with it.
 
     Sweeps the learning rate over a few isolated training steps, reads a ``max_lr`` off the loss curve and makes it the
@@ -93,6 +103,7 @@ class LRRangeTest(Finder):
     Attributes:
         curve: After a run, the `LossCurve` that the suggestion was read off.
         suggestion: After a run, its `Suggestion`, or None if there is none.
+        answer: The same, or a `Refusal` that says why there is none.
         coarse: The curves of the coarse sweeps.
         cycles: The curves of the short cycles that verified the suggestion, by their lr.
         steps: Number of optimizer steps of the whole test.
@@ -110,8 +121,11 @@ class LRRangeTest(Finder):
     """
 
     title = "LR range test"
+    value_name = "max_lr"
     rank = 0
-    finds_lr = True
+    curve: LossCurve | None
+    coarse: list[LossCurve]
+    cycles: dict[float, LossCurve]
 
     def __init__(
         self,
@@ -134,23 +148,7 @@ class LRRangeTest(Finder):
         apply: bool = True,
         report: bool = True,
     ) -> None:
-        RangeTestPolicy(min_lr, max_lr, FIXED if num_steps is None else num_steps, mode, num_stairs)  # checks them
-        expect_one_of("method", method, METHODS)
-        if early_stop_threshold is not None:
-            expect_number("early_stop_threshold", early_stop_threshold, above=0)
-        expect(isinstance(monitor, str) and monitor != "", "monitor", "the name of a metric", monitor, TypeError)
-        expect_one_of("monitor_mode", monitor_mode, ("min", "max"))
-        is_loss = monitor in (TRAIN_LOSS, VAL_LOSS)
-        expect(monitor_mode == "min" or not is_loss, "monitor_mode", "'min' where `monitor` is a loss", monitor_mode)
-        expect_integer("val_batches", val_batches, minimum=1)
-        expect_integer("val_every", val_every, minimum=1)
-        if num_steps is not None:
-            expect(val_every <= num_steps, "val_every", f"at most `num_steps` ({num_steps})", val_every)
-        if not isinstance(verify, bool):
-            expect_integer("verify", verify, minimum=3)
-            expect(verify % 2 == 1, "verify", "True, False or an odd number", verify)
-        expect_integer("verify_steps", verify_steps, minimum=10)
-        super().__init__(optimizer, milestones, apply, report)
+        super().__init__(optimizer=optimizer, milestones=milestones, apply=apply, report=report)
         self.min_lr = min_lr
         self.max_lr = max_lr
         self.num_steps = num_steps
@@ -164,40 +162,57 @@ class LRRangeTest(Finder):
         self.val_every = val_every
         self.verify = verify
         self.verify_steps = verify_steps
-        self.curve: LossCurve | None = None
-        self.suggestion: Suggestion | None = None
-        self.coarse: list[LossCurve] = []
-        self.cycles: dict[float, LossCurve] = {}
-        self.steps = 0
+        self._check_arguments()
+        self._forget()
+
+    def _check_arguments(self) -> None:
+        steps = FIXED if self.num_steps is None else self.num_steps
+        RangeTestPolicy(self.min_lr, self.max_lr, steps, self.mode, self.num_stairs)  # checks them
+        expect_one_of("method", self.method, METHODS)
+        if self.early_stop_threshold is not None:
+            expect_number("early_stop_threshold", self.early_stop_threshold, above=0)
+        is_name = isinstance(self.monitor, str) and self.monitor != ""
+        expect(is_name, "monitor", "the name of a metric", self.monitor, TypeError)
+        expect_one_of("monitor_mode", self.monitor_mode, ("min", "max"))
+        can_be_max = self.monitor not in (TRAIN_LOSS, VAL_LOSS)
+        is_fine = self.monitor_mode == "min" or can_be_max
+        expect(is_fine, "monitor_mode", "'min' where `monitor` is a loss", self.monitor_mode)
+        expect_integer("val_batches", self.val_batches, minimum=1)
+        expect_integer("val_every", self.val_every, minimum=1)
+        if self.num_steps is not None:
+            is_within = self.val_every <= self.num_steps
+            expect(is_within, "val_every", f"at most `num_steps` ({self.num_steps})", self.val_every)
+        if not isinstance(self.verify, bool):
+            expect_integer("verify", self.verify, minimum=3)
+            expect(self.verify % 2 == 1, "verify", "True, False or an odd number", self.verify)
+        expect_integer("verify_steps", self.verify_steps, minimum=10)
 
     # ------------------------------------------------------------------------------------------ state
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
+            **super().state_dict(),
             "curve": None if self.curve is None else self.curve.to_dict(),
-            "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": [[lr, curve.to_dict()] for lr, curve in self.cycles.items()],
             "steps": self.steps,
-            "epoch": self._epoch,
         }
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        curve, suggestion = state_dict.get("curve"), state_dict.get("suggestion")
+        curve = state_dict.get("curve")
         self.curve = None if curve is None else LossCurve(**curve)
-        self.suggestion = None if suggestion is None else Suggestion(**suggestion)
         self.coarse = [LossCurve(**curve) for curve in state_dict.get("coarse", ())]
         self.cycles = {lr: LossCurve(**curve) for lr, curve in state_dict.get("cycles", ())}
         self.steps = state_dict.get("steps", 0)
-        self._restore_epoch(state_dict.get("epoch"))
+        self._load_answer(Suggestion, state_dict)
 
     @override
     def _forget(self) -> None:
-        self.curve = None
-        self.coarse, self.cycles, self.steps = [], {}, 0
+        self.curve, self.coarse, self.cycles = None, [], {}
+        self.steps = self._sweep_steps = 0
 
-    # ------------------------------------------------------------------------------------------ steps
+    # ----------------------------------------------------------------------------------------- search
     @override
     def check(self, trainer: pl.Trainer) -> None:
         super().check(trainer)
@@ -207,36 +222,18 @@ class LRRangeTest(Finder):
             )
 
     @override
-    def find(self, trainer: pl.Trainer) -> None:
-        """Run the whole test, from the sweeps to the report."""
-        self._forget()
-        budget, count = self._budget, CYCLES if self.verify is True else int(self.verify)
-        most = budget + count * self.verify_steps
+    def _search(self, run: RunOptimizer) -> Suggestion | Refusal:
+        count = CYCLES if self.verify is True else int(self.verify)
+        most = self._budget + count * self.verify_steps
         if count:
-            total = f"{budget} + {count} x {self.verify_steps} = {most}"
+            total = f"{self._budget} + {count} x {self.verify_steps} = {most}"
             rank_zero_info(f"{self.title}: at most {total} optimizer steps.")
-        with progress_bar(trainer, most, self.title) as advance:
-            curve, is_to_be_read = self._sweep(trainer, advance)
-            # A fixed sweep takes one step more than `num_steps`, to measure the effect of the last one.
-            run = self.steps if self._is_adaptive else min(self.steps, budget)
-            swept = f"{self.title} ({run} of {budget} steps, {curve.outcome})"
-            self.curve, self.suggestion = curve, suggest(curve, self.method) if is_to_be_read else None
-            if self.suggestion is not None and count:
-                self._try_cycles(trainer, candidates(self.suggestion.lr, count), advance)
-                answer = self._verified(self.suggestion)
-                self.suggestion = None if isinstance(answer, str) else answer
-        before = self.before = peak_of(trainer, self.optimizer)
-        changed: list[str] = []
-        if self.suggestion is None:
-            found = f"no suggestion, because {self.why}; training continues with lr {before:.3g}"
-        elif self.apply:
-            changed = self._use(trainer)
-            found = f"max_lr {before:.3g} -> {self.suggestion.lr:.3g} ({self.why}), set in {', '.join(changed)}"
-        else:
-            found = f"suggests max_lr {self.suggestion.lr:.3g} ({self.why})"
-            found += f"; not applied, training continues with lr {before:.3g}"
-        where = self._write(trainer, changed)
-        rank_zero_info(f"{swept}: {found}{where}.")
+        with progress_bar(run.trainer, most, self.title) as advance:
+            answer = self._sweep(run, advance)
+            self._sweep_steps = self.steps
+            if isinstance(answer, Suggestion) and count:
+                answer = self._verify(run, answer, count, advance)
+        return answer
 
     @property
     def _is_adaptive(self) -> bool:
@@ -244,54 +241,61 @@ class LRRangeTest(Finder):
 
     @property
     def _budget(self) -> int:
-        """The largest number of optimizer steps of all sweeps."""
+        """Largest number of optimizer steps of the sweeps."""
         return BUDGET if self._is_adaptive else self.num_steps or FIXED
 
-    def _sweep(self, trainer: pl.Trainer, advance: Advance) -> tuple[LossCurve, bool]:
-        """Run the sweeps; return the last curve and whether a suggestion can be read off it."""
-        if not self._is_adaptive:
+    def _sweep(self, run: RunOptimizer, advance: Advance) -> Suggestion | Refusal:
+        """Run the sweeps and read the last one."""
+        policy: RangeTestPolicy | Refusal
+        if self._is_adaptive:
+            policy = self._search_range(run, advance)
+        else:
             policy = RangeTestPolicy(self.min_lr, self.max_lr, self._budget, self.mode, self.num_stairs)
-            return self._measure(trainer, policy, advance), True
-        while (coarse := coarse_sweep(self.coarse, self.min_lr, self.max_lr)) is not None:
-            # Each checkup makes the host wait for the accelerator; here this happens at most 72 times per fit.
-            looks = Looks(range(MIN_LOSSES, coarse.num_steps), is_hopeless=has_risen)
-            self.coarse.append(self._try(trainer, coarse, advance, None, looks))
-        dense = dense_sweep(self.coarse)
-        return (self.coarse[-1], False) if dense is None else (self._measure(trainer, dense, advance), True)
+        if isinstance(policy, Refusal):
+            self.curve = self.coarse[-1]
+            return policy
+        self.curve = self._measure(run, policy, advance)
+        return read_curve(self.curve, self.method)
 
-    def _measure(self, trainer: pl.Trainer, policy: Policy, advance: Advance) -> LossCurve:
-        """Run the sweep for the suggestion, and return the curve of the monitored quantity."""
-        at = range(self.val_every, policy.total_steps + 1, self.val_every)
-        looks = None if self.monitor == TRAIN_LOSS else self._looks(at, self.monitor)
-        curve = self._try(trainer, policy, advance, self.early_stop_threshold, looks)
+    def _search_range(self, run: RunOptimizer, advance: Advance) -> RangeTestPolicy | Refusal:
+        """Run coarse sweeps and return the dense one that they ask for."""
+        while (policy := coarse_sweep(self.coarse, self.min_lr, self.max_lr)) is not None:
+            # A checkup makes the host wait for an accelerator; here that is at most 72 times in a fit.
+            checkups = Checkups(range(MIN_LOSSES, policy.num_steps), should_end=has_risen, outcome="risen")
+            self.coarse.append(self._try(run, policy, advance, None, checkups))
+        return dense_sweep(self.coarse)
+
+    def _measure(self, run: RunOptimizer, policy: Policy, advance: Advance) -> LossCurve:
+        """Run a sweep that is read, and return the curve of the monitored quantity."""
+        steps = range(self.val_every, policy.total_steps + 1, self.val_every)
+        checkups = None if self.monitor == TRAIN_LOSS else self._checkups(steps, self.monitor)
+        curve = self._try(run, policy, advance, self.early_stop_threshold, checkups)
         if self.monitor == VAL_LOSS and not curve.val_loss and len(curve) > self.val_every:
             raise MisconfigurationException(
                 f"Validation produced no loss: log `{VAL_LOSS}` in `validation_step`, or return the loss from it."
             )
-        return curve if looks is None else curve.monitored()
+        return curve if checkups is None else curve.monitored()
 
-    def _looks(self, steps: Sequence[int], monitor: str) -> Looks:
-        sign = -1.0 if self.monitor_mode == "max" else 1.0
-        return Looks(steps, self.val_batches, monitor, must_be_logged=monitor != VAL_LOSS, sign=sign)
-
-    def _try_cycles(self, trainer: pl.Trainer, lrs: Sequence[float], advance: Advance) -> None:
-        """Run a short cycle at each lr."""
-        for lr in lrs:
-            # A trial takes one step more than its policy, to measure the effect of the last one.
-            policy = short_cycle(trainer, self.optimizer, lr, self.verify_steps - 1)
-            looks = self._looks([policy.total_steps], self._judged_by)
-            self.cycles[lr] = self._try(trainer, policy, advance, self.early_stop_threshold, looks)
+    def _verify(self, run: RunOptimizer, found: Suggestion, count: int, advance: Advance) -> Suggestion | Refusal:
+        """Run a short cycle at each of several lrs around the suggestion and read them."""
+        for lr in candidates(found.lr, count):
+            # A trial takes one step more than its policy, to see the effect of the last one.
+            policy = run.short_cycle(lr, self.verify_steps - 1)
+            checkups = self._checkups([policy.total_steps], self._judged_by)
+            self.cycles[lr] = self._try(run, policy, advance, self.early_stop_threshold, checkups)
+        return verified(found, self.cycles, self._judged_by)
 
     @property
     def _judged_by(self) -> str:
-        """The quantity by which short cycles are compared, if it exists."""
+        """The quantity by which short cycles are compared, if it is available."""
         return VAL_LOSS if self.monitor == TRAIN_LOSS else self.monitor
 
-    def _verified(self, found: Suggestion) -> Suggestion | str:
-        return verified(found, self.cycles, self._judged_by)
+    def _checkups(self, steps: Sequence[int], monitor: str) -> Checkups:
+        sign = -1.0 if self.monitor_mode == "max" else 1.0
+        return Checkups(steps, self.val_batches, monitor, must_be_logged=monitor != VAL_LOSS, sign=sign)
 
     def _try(
-        self, trainer: pl.Trainer, policy: Policy, advance: Advance, threshold: float | None, looks: Looks | None
+        self, run: RunOptimizer, policy: Policy, advance: Advance, threshold: float | None, checkups: Checkups | None
     ) -> LossCurve:
         before = self.steps
 
@@ -299,54 +303,47 @@ class LRRangeTest(Finder):
             self.steps = before + step
             advance(self.steps, loss)
 
-        return run_trial(
-            trainer,
-            policy,
-            optimizer=self.optimizer,
-            early_stop_threshold=threshold,
-            on_step=on_step,
-            looks=looks,
-        )
+        return run_trial(run, policy, early_stop_threshold=threshold, on_step=on_step, checkups=checkups)
 
+    # ------------------------------------------------------------------------------------------- use
+    @override
+    def _value_before(self, run: RunOptimizer) -> float:
+        return run.peak
+
+    @staticmethod
+    @override
+    def _value_of(found: Suggestion) -> float:
+        return found.lr
+
+    @override
+    def _use(self, run: RunOptimizer, value: float) -> list[str]:
+        return run.use_max_lr(value)
+
+    @override
+    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
+        return set_attributes(module, LR_NAMES, value)
+
+    # ------------------------------------------------------------------------------------------- show
     @property
     @override
     def why(self) -> str:
-        assert self.curve is not None
-        if self.suggestion is None:
-            return self._why_not()
-        why = f"{self.suggestion.method}: {self.suggestion.reason}"
-        if self.suggestion.is_unsure:
-            why += f"; unsure, as it could also be {self.suggestion.low:.2g} to {self.suggestion.high:.2g}"
+        found = self.suggestion
+        if found is None:
+            return super().why
+        why = f"{found.method}: {found.reason}"
+        if found.is_unsure:
+            why += f"; unsure, as it could also be {found.low:.2g} to {found.high:.2g}"
         return why
 
-    def _why_not(self) -> str:
+    @override
+    def _description(self, run: RunOptimizer) -> str:
         assert self.curve is not None
-        found = suggest(self.curve, self.method) if self.cycles else None
-        if found is not None:
-            return str(self._verified(found))
-        reason = refusal(self.curve, self.method)
-        if reason is not None:
-            return reason
-        lowest, highest = self.coarse[0].lr[0], self.coarse[-1].lr[-1]  # no coarse sweep has found a relevant range
-        return f"the loss neither falls nor rises clearly between lr {lowest:.3g} and {highest:.3g}"
-
-    @override
-    def _found_value(self) -> str:
-        assert self.suggestion is not None
-        return f"max_lr {self.suggestion.lr:.3g}"
-
-    @override
-    def _use(self, trainer: pl.Trainer) -> list[str]:
-        assert self.suggestion is not None
-        return use_max_lr(trainer, self.optimizer, self.suggestion.lr)
-
-    @override
-    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
-        assert self.suggestion is not None
-        return set_attributes(module, LR_NAMES, self.suggestion.lr)
+        # A fixed sweep takes one step more than its number, to see the effect of the last one.
+        steps = self._sweep_steps if self._is_adaptive else min(self._sweep_steps, self._budget)
+        return f"{steps} of {self._budget} steps, {self.curve.outcome}"
 
     def facts(self) -> dict[str, Any]:
-        """Return the contents of the report other than the curve."""
+        """Return the contents of the report other than its curve."""
         return {
             "suggestion": None if self.suggestion is None else asdict(self.suggestion),
             "refusal": None if self.suggestion is not None else self.why,
@@ -356,23 +353,20 @@ class LRRangeTest(Finder):
             "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
         }
 
-    def _write(self, trainer: pl.Trainer, changed: list[str]) -> str:
-        """Write the report and return the end of a log line, which names its location."""
-        root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
-        if not self.report or not trainer.is_global_zero:
-            return ""
-        curve, planned = self.curve, one_cycle_of(trainer, self.optimizer)
-        assert curve is not None
-        name = f"{_NAME}_epoch_{trainer.current_epoch}" if trainer.current_epoch else _NAME
-        facts = {**self.facts(), "changed": changed}
-        return report.publish(
+    @override
+    def _report(self, run: RunOptimizer, changed: list[str]) -> Report:
+        assert self.curve is not None
+        epoch, cycle = run.trainer.current_epoch, run.one_cycle
+        name = f"{_NAME}_epoch_{epoch}" if epoch else _NAME
+        return Report(
             self.title,
-            lambda: self.plot(planned=None if planned is None else planned.policy),
-            lambda figure: report.write_report(root, name, facts, curve, figure),
-            lambda tag: report.log_curve(trainer.loggers, tag, curve),
+            name,
+            facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
+            tables={"curve.csv": curve_table(self.curve)},
+            figures={name: partial(self.plot, planned=None if cycle is None else cycle.policy)},
+            sweeps={"": self.curve},
         )
 
-    # ------------------------------------------------------------------------------------------- view
     def plot(self, ax: "Axes | None" = None, *, planned: Policy | None = None, all_methods: bool = False) -> "Figure":
         """Draw raw and smoothed loss over log lr, with the suggestion.
 
@@ -387,8 +381,13 @@ class LRRangeTest(Finder):
         """
         if self.curve is None:
             raise RuntimeError("There is nothing to plot: this LRRangeTest has not run yet.")
+        return draw_range_test(self.picture(all_methods), planned, ax)
+
+    def picture(self, all_methods: bool = False) -> SweepPicture:
+        """Return what `plot` draws; to be called after a run."""
+        assert self.curve is not None
         others = [it for method in METHODS if all_methods and (it := suggest(self.curve, method)) is not None]
-        return report.draw_range_test(self.curve, self.suggestion, planned, ax, others=others, label=self.label)
+        return SweepPicture(self.curve, self.suggestion, self.label, others)
 
     @property
     def label(self) -> str:

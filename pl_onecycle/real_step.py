@@ -1,7 +1,7 @@
-"""Tell when an optimizer has really stepped.
+"""Detect when an optimizer has really stepped.
 
-Not when it was asked to: the gradient scaler of fp16 leaves a step out where it finds gradients that are not finite,
-and such a step counts neither in a schedule nor in a sweep.
+A call of ``step`` is not enough: the gradient scaler of fp16 skips a step whose gradients are not finite, and a skipped
+step counts neither in a schedule nor in a sweep.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def after_real_step(optimizer: Optimizer, call: Callable[[], object]) -> None:
     """
 
     def hook(*_: Any) -> None:
-        # Fused optimizers are always called, and told by the scaler to leave the weights alone.
+        # The scaler always calls fused optimizers, which skip the update themselves if `found_inf` is set.
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is None or not found_inf.item():
             call()

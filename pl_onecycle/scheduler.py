@@ -1,6 +1,6 @@
-"""Play a one-cycle policy on an optimizer.
+"""Drive an optimizer along a one-cycle policy.
 
-The only room that turns a `policy.py` schedule into learning rates and momenta of a real training run.
+The only module that writes the learning rates and momenta of a policy in a real training run.
 """
 
 import weakref
@@ -14,32 +14,30 @@ from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_bool, expect_number
-from pl_onecycle.clock import Clock
-from pl_onecycle.param_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
-from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.presets import PolicyArguments, Preset, from_preset
+from pl_onecycle.optimizer_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
+from pl_onecycle.policy import Clock, OneCyclePolicy, PolicyArguments, Preset, from_preset
 from pl_onecycle.real_step import after_real_step
 
 
 class OneCycleScheduler(LRScheduler):
     """One cycle of learning rate and momentum for every parameter group, to be stepped after each optimizer step.
 
-    Writes the values of a `OneCyclePolicy` for the step to come. All of it is a function of the step alone, so a
-    resumed run goes on exactly, and one that is resumed with another length without a jump, see `load_state_dict`.
-    After the last step the final value is held. Groups keep their ratio to the largest lr; groups added during
-    training (e.g. by ``BackboneFinetuning``) join with the ratio that they come with. A group without momentum, or
-    whose momentum is 0, keeps it so; a tensor lr is written in place.
+    Writes the values of a `OneCyclePolicy` for the next step. They depend on the step alone, so a resumed run
+    continues exactly; a run resumed with another length continues without a jump, see `load_state_dict`. After the
+    last step the final value is held. Groups keep their ratio to the largest lr; groups added during training (e.g. by
+    ``BackboneFinetuning``) keep the ratio they are added with. A group without momentum stays without, a momentum of 0
+    stays 0; a tensor lr is written in place.
 
     Args:
         optimizer: The optimizer; every group needs an ``lr``.
         max_lr: Peak learning rate, > 0: a number for the group with the largest lr, the others keep their ratio to
-            it; a sequence with one for each group; or None for each group's own lr.
+            it; a sequence with one number for each group; or None for each group's own lr.
         total_steps: Optimizer steps of the whole run, >= 1.
         preset: Schedule whose defaults are used, see `presets.from_preset`.
-        last_epoch: The step to start from minus one; -1 starts anew.
-        only_real_steps: True does not count a `step` since whose last one the optimizer has not really stepped, as when
-            the gradient scaler of fp16 left the step out; `configure_one_cycle` sets it. False counts every call.
-        arguments: Arguments of the preset, as ``pct_start`` or ``div_factor``.
+        last_epoch: The step to start from, minus one; -1 starts at step 0.
+        only_real_steps: True ignores a call of `step` if the optimizer has not really stepped since the previous call,
+            as when the gradient scaler of fp16 skips a step; `configure_one_cycle` sets it. False counts every call.
+        arguments: Arguments of the preset, such as ``pct_start`` or ``div_factor``.
 
     Raises:
         TypeError: An argument is of the wrong type.
@@ -82,32 +80,32 @@ class OneCycleScheduler(LRScheduler):
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
         self._clock = Clock()
-        self._follow(from_preset(preset, max(max_lrs), total_steps, **arguments))
+        self._use_policy(from_preset(preset, max(max_lrs), total_steps, **arguments))
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
-                _join(group, lr)
-        self._in_force = max(last_epoch, 0)  # the step whose values stand in the optimizer
-        self._has_stepped = True  # `super` counts the first step
+                _add_to_cycle(group, lr)
+        self._in_force = max(last_epoch, 0)  # the step whose values the optimizer holds
+        self._has_stepped = True  # `super().__init__` makes the first step
         super().__init__(optimizer, last_epoch)
         self._has_stepped = False
         self._watch()
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run; ``preset="fastai"`` has one more, see there."""
+        """Optimizer steps of the whole run; ``preset="fastai"`` has one more, see `presets.from_preset`."""
         return int(self._clock.step_of(self.policy.total_steps - 1)) + 1
 
     @property
     def max_lrs(self) -> list[float]:
         """The peak learning rate of each group."""
         for group in self.optimizer.param_groups:
-            if "cycle_momentum" not in group:  # joined during training: its lr was chosen beside those in force
+            if "cycle_momentum" not in group:  # added during training: its lr was set relative to the current ones
                 own = float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._clock.position(self._in_force))
-                _join(group, float(group.get("max_lr", own)))
+                _add_to_cycle(group, float(group.get("max_lr", own)))
         return [float(group["max_lr"]) for group in self.optimizer.param_groups]
 
     def set_max_lr(self, max_lr: float | Sequence[float]) -> None:
-        """Put the peak elsewhere, from the current step on; the shape of the cycle stays.
+        """Move the peak to ``max_lr`` from the current step on; the cycle keeps its shape.
 
         Args:
             max_lr: A number for the group with the largest lr (the others keep their ratio to it), or one for
@@ -115,16 +113,18 @@ class OneCycleScheduler(LRScheduler):
 
         Raises:
             TypeError: Not a number.
-            ValueError: Out of range, or not as many as there are groups.
+            ValueError: Out of range, or the length is not the number of groups.
         """
         max_lrs = _per_group(max_lr, self.max_lrs)
-        self._follow(replace(self.policy, max_lr=max(max_lrs)))
+        self._use_policy(replace(self.policy, max_lr=max(max_lrs)))
         for group, lr in zip(self.optimizer.param_groups, max_lrs, strict=True):
             group["max_lr"] = lr
         self._write()
 
     def set_max_momentum(self, momentum: float) -> None:
-        """Make ``momentum`` the largest of the cycle, from the current step on; the smallest gives way if need be.
+        """Make ``momentum`` the largest of the cycle from the current step on.
+
+        `base_momentum` is lowered if necessary.
 
         Args:
             momentum: In [0, 1).
@@ -135,24 +135,24 @@ class OneCycleScheduler(LRScheduler):
         """
         expect_number("momentum", momentum, minimum=0, below=1)
         base = min(self.policy.base_momentum, momentum)
-        self._follow(replace(self.policy, base_momentum=base, max_momentum=momentum))
+        self._use_policy(replace(self.policy, base_momentum=base, max_momentum=momentum))
         self._write()
 
     def restart(self, max_lr: float | Sequence[float] | None = None) -> None:
-        """Begin a new cycle at the current step, of the same shape, over what is left of the run, if anything is.
+        """Start a new cycle of the same shape at the current step, over the remaining steps, if there are any.
 
         Args:
             max_lr: As for `set_max_lr`; None keeps the peaks.
 
         Raises:
             TypeError: Not a number.
-            ValueError: Out of range, or not as many as there are groups.
+            ValueError: Out of range, or the length is not the number of groups.
         """
         self.set_max_lr(self.max_lrs if max_lr is None else max_lr)
         left = self.total_steps - self.last_epoch
         if left > 0:
             self._clock = Clock.started(at=self.last_epoch)
-            self._follow(replace(self.policy, total_steps=left))
+            self._use_policy(replace(self.policy, total_steps=left))
             self._write()
 
     @override
@@ -186,11 +186,11 @@ class OneCycleScheduler(LRScheduler):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the saved schedule was, with its shape.
+        """Continue where the saved schedule was, with its shape.
 
-        Where the run that goes on has another length than the saved one, the rest is replanned without a jump in
-        learning rate or momentum: what was left of the cycle is stretched evenly over what is left of the run, or,
-        where the cycle had ended, a new one rises from its last learning rate to the same peak.
+        If the resumed run has another length than the saved one, the rest is replanned without a jump in learning rate
+        or momentum: the remaining part of the cycle is stretched evenly over the remaining steps or, if the cycle had
+        ended, a new one rises from its last learning rate to the same peak.
 
         Warns:
             UserWarning: The rest was replanned, or nothing is left to plan.
@@ -200,7 +200,7 @@ class OneCycleScheduler(LRScheduler):
         expect(is_one, "state_dict", wanted, f"one with the keys {sorted(state_dict)}")
         asked = self.total_steps
         self._clock = Clock(tuple((step, position) for step, position in state_dict["clock"]))
-        self._follow(OneCyclePolicy(**state_dict["policy"]))
+        self._use_policy(OneCyclePolicy(**state_dict["policy"]))
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         if asked != self.total_steps:
             self._replan(asked)
@@ -209,11 +209,11 @@ class OneCycleScheduler(LRScheduler):
         self._write()
 
     def _replan(self, total_steps: int) -> None:
-        """Plan the rest for a run of ``total_steps``, from the values of the current step."""
+        """Plan the rest of a run of ``total_steps``, from the values of the current step."""
         saved, step, last = self.total_steps, self.last_epoch, total_steps - 1
         has_ended = step >= saved - 1
         if step >= last - has_ended:  # a new cycle needs three steps to rise and fall
-            now = "which leaves nothing to plan: it goes on as saved"
+            now = "which leaves nothing to plan: it continues as saved"
         elif has_ended:
             lr, momentum = self.policy.lr(self.policy.total_steps), self.policy.momentum(self.policy.total_steps)
             again = replace(
@@ -225,12 +225,12 @@ class OneCycleScheduler(LRScheduler):
                 max_momentum=self.policy.max_momentum if momentum is None else momentum,
             )
             self._clock = Clock.started(at=step)
-            self._follow(again)
+            self._use_policy(again)
             now = f"at its end: a new cycle rises from its last learning rate and ends with step {last}"
         else:
             joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
             self._clock = self._clock.stretched(step, joints, last)
-            now = f"over which what was left of it is stretched, to end with step {last}"
+            now = f"and its remaining part is stretched to end with step {last}"
         rank_zero_warn(
             f"The one-cycle schedule was saved for {saved} steps and is resumed at step {step} in a run of"
             f" {total_steps}, {now}.",
@@ -238,7 +238,7 @@ class OneCycleScheduler(LRScheduler):
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Come back from a copy or a pickle, which carry no hooks of the optimizer."""
+        """Restore from a copy or a pickle, and register the hook of the optimizer, which neither contains."""
         self.__dict__.update(state)
         self._watch()
 
@@ -256,12 +256,12 @@ class OneCycleScheduler(LRScheduler):
             self._policies[max_lr] = replace(self.policy, max_lr=max_lr)
         return self._policies[max_lr]
 
-    def _follow(self, policy: OneCyclePolicy) -> None:
+    def _use_policy(self, policy: OneCyclePolicy) -> None:
         self.policy = policy
-        self._policies = {policy.max_lr: policy}  # by peak; made once, as a step must cost next to nothing
+        self._policies = {policy.max_lr: policy}  # by peak; cached, as a step must be cheap
 
     def _write(self) -> None:
-        """Write learning rates and momenta of the current step."""
+        """Write the learning rates and momenta of the current step."""
         for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             write(group, "lr", lr)
         self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
@@ -276,14 +276,14 @@ class OneCycleScheduler(LRScheduler):
                     write_momentum(group, momentum)
 
 
-def _join(group: dict[str, Any], max_lr: float) -> None:
-    """Take a group into the cycle; these two keys say how."""
+def _add_to_cycle(group: dict[str, Any], max_lr: float) -> None:
+    """Add a group to the cycle by setting its two keys."""
     group["max_lr"] = max_lr
     group["cycle_momentum"] = has_momentum(group)
 
 
 def _per_group(max_lr: float | Sequence[float], reference: Sequence[float]) -> list[float]:
-    """One peak for each group: a number scales ``reference``, a sequence is taken as it is."""
+    """Return one peak for each group: a number scales ``reference``, a sequence is used as it is."""
     if not isinstance(max_lr, Sequence):
         expect_number("max_lr", max_lr, above=0)
         return [rescale(lr, max(reference), float(max_lr)) for lr in reference]

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import lightning.pytorch as pl
 from rich.console import Console
 from rich.table import Table
 
+from pl_onecycle._lightning import pl
 from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect
-from pl_onecycle.settings import OneCycleSettings, check_model
+from pl_onecycle.settings_callback import OneCycleSettings, check_model
 
 # Names of the attribute and hparam of a model or a data module.
 BATCH_NAMES = ("batch_size",)
@@ -31,6 +31,7 @@ class TuneResult:
         directory: Directory of the files; None if they could not be written, or on processes other than rank zero.
         on_data: Whether the batch size belongs to the data module instead of the model.
         optimizer: Index of the tuned optimizer, in the order of ``configure_optimizers``.
+        max_momentum: Largest momentum of the cycle; None if none was found.
     """
 
     max_lr: float | None
@@ -42,6 +43,7 @@ class TuneResult:
     directory: str | None = None
     on_data: bool = False
     optimizer: int = 0
+    max_momentum: float | None = None
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Make every later fit of ``model`` train with the values found; nothing is trained here.
@@ -69,20 +71,24 @@ class TuneResult:
         if self.batch_size is not None:
             taken = [set_attributes(holder, BATCH_NAMES, self.batch_size) for holder in (model, datamodule)]
             expect(any(taken), "datamodule", "one with a `batch_size`, as the tuned one", datamodule)
-        settings = OneCycleSettings(self.max_lr, self.weight_decay, optimizer=self.optimizer, tuned_for=self.tuned_for)
+        settings = OneCycleSettings(**self._values, optimizer=self.optimizer, tuned_for=self.tuned_for)
         users = model.on_fit_start
         own = users.users if isinstance(users, _Applied) else users
         model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
         """Return the values as a config for `OneCycleCLI`, the content of ``tuned.yaml``."""
-        found = {"max_lr": self.max_lr, "weight_decay": self.weight_decay}
-        values: dict[str, Any] = {name: value for name, value in found.items() if value is not None}
-        values |= {"optimizer": self.optimizer} if self.optimizer else {}
+        values = self._values | ({"optimizer": self.optimizer} if self.optimizer else {})
         config: dict[str, Any] = {"one_cycle": {**values, "tuned_for": self.tuned_for}}
         if self.batch_size is not None:
             config["data" if self.on_data else "model"] = {"batch_size": self.batch_size}
         return config
+
+    @property
+    def _values(self) -> dict[str, Any]:
+        """The values of the schedule and the optimizer that were found."""
+        found = {"max_lr": self.max_lr, "weight_decay": self.weight_decay, "max_momentum": self.max_momentum}
+        return {name: value for name, value in found.items() if value is not None}
 
     def __rich__(self) -> Table:
         where = None if self.directory is None else f"{self.directory}/tuned.yaml"

@@ -5,48 +5,36 @@ Lightning 2 removed ``Trainer.tune``; this one uses the callbacks that find the 
 
 import copy
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-import lightning.pytorch as pl
 import rich
 import yaml
-from lightning.pytorch.tuner import Tuner
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from typing_extensions import override
 
-from pl_onecycle import report
+from pl_onecycle._lightning import MisconfigurationException, Tuner, expect_trainer, pl
 from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect, expect_bool, expect_integer
 from pl_onecycle.finder import Finder
-from pl_onecycle.isolation import rehearsed
+from pl_onecycle.momentum_probe import MomentumProbe
+from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
+from pl_onecycle.report import Report, SweepPicture, claim_directories, curve_table, curves_table, draw_tuning, save
+from pl_onecycle.trial import rehearsed
 from pl_onecycle.tune_result import BATCH_NAMES, TuneResult, plain
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-AnyFinder = TypeVar("AnyFinder", LRRangeTest, WeightDecayProbe)
+AnyFinder = TypeVar("AnyFinder", bound=Finder[Any])
 
 
-class OneCycleTuner:
-    """Run Smith's recipe for a model, with any Trainer.
+class _CanTune:
+    """The method `tune`, for whatever has a Trainer."""
 
-    Args:
-        trainer: The Trainer to use; it is restored afterwards.
-
-    Example:
-        >>> tuner = OneCycleTuner(pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False))
-
-    References:
-        arXiv:1803.09820, section 5: the largest batch that fits, a range test, cyclical momentum, weight decay.
-    """
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        expect(isinstance(trainer, pl.Trainer), "trainer", "a Trainer", type(trainer).__name__, TypeError)
-        self.trainer = trainer
+    @property
+    def _trainer_to_use(self) -> pl.Trainer:
+        raise AttributeError("Each subclass has its Trainer.")
 
     def tune(
         self,
@@ -63,10 +51,11 @@ class OneCycleTuner:
     ) -> TuneResult:
         """Find batch size, learning rate and weight decay of ``model``, in this order, and train nothing.
 
-        Starts a fit, runs the range test and the probe as callbacks do, and ends the fit. The Trainer's other callbacks
-        receive the hooks of this fit up to ``on_train_epoch_start``; loggers receive nothing. Afterwards model, data
-        module, random streams and Trainer are restored. The result is printed and written to ``tune/`` in the logger's
-        directory, or ``default_root_dir``: ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
+        Starts a fit, runs the range test and the probe as callbacks do, then a `MomentumProbe` if the Trainer's
+        callbacks include one, and ends the fit. The Trainer's other callbacks receive the hooks of this fit up to
+        ``on_train_epoch_start``; loggers receive nothing. Afterwards model, data module, random streams and Trainer are
+        restored. The result is printed and written to ``tune/`` in the logger's directory, or ``default_root_dir``:
+        ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
 
         Args:
             model: The model; one with `configure_one_cycle` needs no change.
@@ -89,159 +78,203 @@ class OneCycleTuner:
             ValueError: An argument lies outside its range.
             MisconfigurationException: There is no training data or no usable optimizer, or ``fast_dev_run`` is set.
         """
-        to_fit, model = model, plain(model)
-        expect(isinstance(model, pl.LightningModule), "model", "a LightningModule", type(model).__name__, TypeError)
         expect_bool("batch_size", batch_size)
         expect_bool("again", again)
         expect_integer("max_batch_size", max_batch_size, minimum=2)
         if isinstance(train_dataloaders, pl.LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
-        test = self._copied(LRRangeTest, "lr_range_test", lr_range_test)
-        probe = self._copied(WeightDecayProbe, "weight_decay_probe", weight_decay_probe)
-        second = None if test is None or probe is None or not again else _SecondTest(test, probe)
-        finders = [finder for finder in (test, probe, second) if finder is not None]
-        if len({finder.optimizer for finder in finders}) > 1:
-            raise ValueError("Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer.")
-        if not finders and not batch_size:
+        fit = _Fit(self._trainer_to_use, model, train_dataloaders, val_dataloaders, datamodule)
+        wanted = type(fit.model).__name__
+        expect(isinstance(fit.model, pl.LightningModule), "model", "a LightningModule", wanted, TypeError)
+        queue = _FinderQueue(_finders_to_run(fit.trainer, lr_range_test, weight_decay_probe), again)
+        if not queue.finders and not batch_size:
             raise ValueError("There is nothing to tune: range test, probe and batch size are all disabled.")
-        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+        if fit.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             raise MisconfigurationException("With `fast_dev_run` there is nothing to tune: it trains too few steps.")
-        others = _without_finders(self._callbacks)
-        data = [train_dataloaders, val_dataloaders, datamodule]
-        size = self._largest_batch(model, datamodule, others, max_batch_size) if batch_size else None
-        if finders:
-            with rehearsed(self.trainer, model, data, [*others, *finders]):
-                if size is not None:
-                    set_attributes(model, BATCH_NAMES, size)
-                    set_attributes(datamodule, BATCH_NAMES, size)
-                users = model.configure_callbacks
-                model.configure_callbacks = lambda: _without_finders(users())  # type: ignore[method-assign]
-                self.trainer.fit(to_fit, train_dataloaders, val_dataloaders, datamodule)
-            if finders[0].before is None:
-                raise MisconfigurationException(
-                    "Nothing was tuned: the fit had no training step (no batches, or no epochs)."
-                )
-        result = _result(model, datamodule, size, max_batch_size, test, probe, second)
-        result = replace(result, directory=self._write(result, test, probe, second))
-        if self.trainer.is_global_zero:
+        size = fit.largest_batch(max_batch_size) if batch_size else None
+        if queue.finders:
+            fit.run(queue, size)
+        result = _result(fit, size, max_batch_size, queue.results)
+        result = replace(result, directory=_save(fit.trainer, result, queue.results))
+        if fit.trainer.is_global_zero:
             rich.print(result)
         return result
 
+
+class OneCycleTuner(_CanTune):
+    """Run Smith's recipe for a model, with any Trainer.
+
+    Args:
+        trainer: The Trainer to use; it is restored afterwards.
+
+    Example:
+        >>> tuner = OneCycleTuner(pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False))
+
+    References:
+        arXiv:1803.09820, section 5: the largest batch that fits, a range test, cyclical momentum, weight decay.
+    """
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        expect_trainer(trainer)
+        self.trainer = trainer
+
     @property
-    def _callbacks(self) -> list[pl.Callback]:
-        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-        return callbacks
+    @override
+    def _trainer_to_use(self) -> pl.Trainer:
+        return self.trainer
 
-    def _copied(self, kind: type[AnyFinder], name: str, asked: AnyFinder | bool) -> AnyFinder | None:
-        """Return a copy of the finder to run, which applies its result for the next one and writes no own report."""
-        expect(isinstance(asked, (bool, kind)), name, f"True, False or of type {kind.__name__}", asked, TypeError)
-        if asked is False:
-            return None
-        there = next((callback for callback in self._callbacks if isinstance(callback, kind)), None)
-        finder = copy.deepcopy(asked if isinstance(asked, kind) else there or kind())
-        finder.apply, finder.report, finder.milestones = True, False, ()
-        return finder
 
-    def _largest_batch(
-        self,
-        model: pl.LightningModule,
-        datamodule: pl.LightningDataModule | None,
-        others: list[pl.Callback],
-        largest: int,
-    ) -> int:
+class OneCycleTrainer(_CanTune, pl.Trainer):
+    """A Lightning Trainer that can also `tune`.
+
+    Example:
+        >>> trainer = OneCycleTrainer(max_epochs=30, logger=False, enable_progress_bar=False)
+    """
+
+    @property
+    @override
+    def _trainer_to_use(self) -> pl.Trainer:
+        return self
+
+
+# -------------------------------------------------------------------------------------------- what runs
+def _finders_to_run(
+    trainer: pl.Trainer, lr_range_test: LRRangeTest | bool, weight_decay_probe: WeightDecayProbe | bool
+) -> dict[str, Finder[Any]]:
+    """Return the finders to run by their name in files, in the order in which they run."""
+    finders: dict[str, Finder[Any] | None] = {
+        "lr_range_test": _copied(trainer, LRRangeTest(), "lr_range_test", lr_range_test),
+        "weight_decay_probe": _copied(trainer, WeightDecayProbe(), "weight_decay_probe", weight_decay_probe),
+        "momentum_probe": _copy_of(_callback(trainer, MomentumProbe)),
+    }
+    found = {name: finder for name, finder in finders.items() if finder is not None}
+    if len({finder.optimizer for finder in found.values()}) > 1:
+        raise ValueError("Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer.")
+    return found
+
+
+def _copied(trainer: pl.Trainer, default: Finder[Any], name: str, asked: Finder[Any] | bool) -> Finder[Any] | None:
+    """Return a copy of the finder that an argument asks for, or None; True asks for the Trainer's or the default."""
+    kind = type(default)
+    expect(isinstance(asked, (bool, kind)), name, f"True, False or of type {kind.__name__}", asked, TypeError)
+    if isinstance(asked, bool):
+        return _copy_of(_callback(trainer, kind) or default) if asked else None
+    return _copy_of(asked)
+
+
+def _copy_of(finder: AnyFinder | None) -> AnyFinder | None:
+    """Return a copy that applies its result for the next finder and writes no report of its own."""
+    if finder is None:
+        return None
+    finder = copy.deepcopy(finder)
+    finder.reset()
+    finder.apply, finder.report, finder.milestones = True, False, ()
+    return finder
+
+
+def _callback(trainer: pl.Trainer, kind: type[AnyFinder]) -> AnyFinder | None:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+class _FinderQueue(pl.Callback):
+    """Runs finders one after the other at the first epoch of a fit.
+
+    Args:
+        finders: By their name in files, in their order.
+        again: Whether the range test runs a second time if a probe has changed a value.
+    """
+
+    def __init__(self, finders: Mapping[str, Finder[Any]], again: bool) -> None:
+        self._named = dict(finders)
+        self._again = _copy_of(self._named.get("lr_range_test")) if again else None
+
+    @property
+    def finders(self) -> list[Finder[Any]]:
+        """The finders in their order."""
+        return [*self._named.values()]
+
+    @property
+    def results(self) -> dict[str, Finder[Any]]:
+        """The finders that have run, by their name in files."""
+        return {name: finder for name, finder in self._named.items() if finder.before is not None}
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for finder in self.finders:
+            finder.check(trainer)
+        for finder in self.finders:
+            finder.find(trainer)
+        if self._again is not None and any(map(_has_changed, self.finders)):
+            self._named["lr_range_test_again"] = self._again
+            self._again.find(trainer)
+
+
+def _has_changed(finder: Finder[Any]) -> bool:
+    found = finder.suggestion
+    return isinstance(finder, Probe) and found is not None and found.value != finder.before
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The fit that tuning begins and never trains."""
+
+    trainer: pl.Trainer
+    to_fit: Any  # as given: `torch.compile` may have wrapped it
+    train_dataloaders: Any
+    val_dataloaders: Any
+    datamodule: pl.LightningDataModule | None
+
+    @property
+    def model(self) -> pl.LightningModule:
+        """The model inside."""
+        module: pl.LightningModule = plain(self.to_fit)
+        return module
+
+    @property
+    def others(self) -> list[pl.Callback]:
+        """The Trainer's callbacks that are no finders."""
+        return _without_finders(self.trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
+
+    def run(self, queue: _FinderQueue, batch_size: int | None) -> None:
+        """Run the finders.
+
+        Raises:
+            MisconfigurationException: The fit has no step.
+        """
+        data, model = [self.train_dataloaders, self.val_dataloaders, self.datamodule], self.model
+        with rehearsed(self.trainer, model, data, [*self.others, queue]):
+            if batch_size is not None:
+                set_attributes(model, BATCH_NAMES, batch_size)
+                set_attributes(self.datamodule, BATCH_NAMES, batch_size)
+            users = model.configure_callbacks
+            model.configure_callbacks = lambda: _without_finders(users())  # type: ignore[method-assign]
+            self.trainer.fit(self.to_fit, *data)
+        if not queue.results:
+            raise MisconfigurationException(
+                "Nothing was tuned: the fit had no training step (no batches, or no epochs)."
+            )
+
+    def largest_batch(self, largest: int) -> int:
         """Let Lightning double the batch size until it does not fit or reaches the largest allowed."""
-        trials = int(math.log2(largest))  # 2, 4, ...; every version of Lightning has this limit
-        with rehearsed(self.trainer, model, [datamodule], others):
+        trials, model = int(math.log2(largest)), self.model  # 2, 4, ...; every version of Lightning has this limit
+        with rehearsed(self.trainer, model, [self.datamodule], self.others):
             # Lightning would require validation data even if there are none.
             model.validation_step = partial(pl.LightningModule.validation_step, model)  # type: ignore[method-assign]
-            size = Tuner(self.trainer).scale_batch_size(model, datamodule=datamodule, max_trials=trials)
+            size = Tuner(self.trainer).scale_batch_size(model, datamodule=self.datamodule, max_trials=trials)
         assert size is not None  # without `fast_dev_run`
         # Older versions double once more without a trial; all versions stop at the size of the data.
         return 1 << int(math.log2(min(size, largest)))
 
-    def _write(
-        self,
-        result: TuneResult,
-        test: LRRangeTest | None,
-        probe: WeightDecayProbe | None,
-        second: LRRangeTest | None,
-    ) -> str | None:
-        """Write and log all results; return the directory."""
-        root = self.trainer.log_dir or self.trainer.default_root_dir  # all ranks: `log_dir` is broadcast
-        report.claim_directories(self.trainer.loggers)
-        if not self.trainer.is_global_zero:
-            return None
-        sweeps = {"lr_range_test": test, "lr_range_test_again": second}
-        ran = {name: sweep for name, sweep in sweeps.items() if sweep is not None}
-        swept = {name: sweep.curve for name, sweep in ran.items() if sweep.curve is not None}
-        curves = {} if probe is None else probe.labelled()
-        facts = {name: ran[name].facts() for name in swept}
-        tables = {f"{name}.csv": report.curve_table(curve) for name, curve in swept.items()}
-        if probe is not None:
-            facts["weight_decay_probe"] = probe.facts()
-            tables["weight_decay_probe.csv"] = report.curves_table(curves)
-        found = {"config": result.config(), "before": dict(result.before), "reasons": dict(result.reasons)}
-        text = f"# Values for {result.tuned_for}, to be used by: fit -c ... -c tuned.yaml\n"
-        text += yaml.safe_dump(result.config(), sort_keys=False)
-        folder = None
-
-        def draw() -> "Figure":
-            name = next(reversed(swept), None)
-            curve, suggestion = (None, None) if name is None else (swept[name], ran[name].suggestion)
-            label = "" if name is None else ran[name].label
-            if probe is None:
-                return report.draw_tuning(curve, suggestion, "", {}, None, True, label)
-            over_lr = probe.mode == "rise"
-            return report.draw_tuning(curve, suggestion, probe.title, curves, probe.chosen, over_lr, label)
-
-        def write(figure: "Figure | None") -> str:
-            nonlocal folder
-            folder = report.write_folder(
-                root, "tune", {**found, **facts}, tables, {"tune": figure}, {"tuned.yaml": text}
-            )
-            return folder
-
-        def log(tag: str) -> None:
-            for name, curve in swept.items():
-                report.log_curve(self.trainer.loggers, f"{tag}/{name}", curve)
-            report.log_curves(self.trainer.loggers, f"{tag}/weight_decay_probe", curves)
-
-        report.publish("Tuning", draw, write, log)
-        return folder
+    @property
+    def batch_size_before(self) -> int:
+        """The batch size of data module or model."""
+        return next(size for size in map(_batch_size_of, (self.datamodule, self.model)) if size is not None)
 
 
-def _without_finders(callbacks: Any) -> list[pl.Callback]:
-    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+def _without_finders(callbacks: pl.Callback | Sequence[pl.Callback]) -> list[pl.Callback]:
+    callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]  # type: ignore[list-item]
     return [callback for callback in callbacks if not isinstance(callback, Finder)]
-
-
-def _result(
-    model: pl.LightningModule,
-    datamodule: pl.LightningDataModule | None,
-    size: int | None,
-    largest: int,
-    test: LRRangeTest | None,
-    probe: WeightDecayProbe | None,
-    second: LRRangeTest | None,
-) -> TuneResult:
-    before: dict[str, float | None] = {}
-    reasons: dict[str, str] = {}
-    if size is not None:
-        before["batch_size"] = next(b for b in map(_batch_size_of, (datamodule, model)) if b is not None)
-        reasons["batch_size"] = f"the largest power of 2 that fits, up to {largest}"
-    max_lr = decay = None
-    if test is not None:
-        best = second if second is not None and second.suggestion is not None else test
-        max_lr = None if best.suggestion is None else best.suggestion.lr
-        before["max_lr"], reasons["max_lr"] = test.before, best.why
-    if probe is not None:
-        decay = None if probe.suggestion is None else probe.suggestion.value
-        before["weight_decay"], reasons["weight_decay"] = probe.before, probe.why
-    on_data = _batch_size_of(datamodule) is not None
-    known = {name: value for name, value in before.items() if value is not None}
-    index = next((finder.optimizer for finder in (test, probe) if finder is not None), 0)
-    name = type(model).__qualname__
-    return TuneResult(max_lr, decay, size, name, known, reasons, on_data=on_data, optimizer=index)
 
 
 def _batch_size_of(holder: Any) -> int | None:
@@ -249,68 +282,62 @@ def _batch_size_of(holder: Any) -> int | None:
     return getattr(holder, "hparams", {}).get("batch_size") if own is None else own
 
 
-class _SecondTest(LRRangeTest):
-    """A second range test, which runs only if the probe changed the weight decay."""
+# ------------------------------------------------------------------------------------------- the result
+def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[Any]]) -> TuneResult:
+    values: dict[str, float | None] = {"max_lr": None, "weight_decay": None, "max_momentum": None}
+    before: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    if size is not None:
+        before["batch_size"] = fit.batch_size_before
+        reasons["batch_size"] = f"the largest power of 2 that fits, up to {largest}"
+    for finder in ran.values():  # a second range test comes last
+        name = "max_momentum" if finder.value_name == "momentum" else finder.value_name
+        if name in reasons and finder.suggestion is None:
+            continue
+        values[name] = finder.value
+        reasons[name] = finder.why
+        if finder.before is not None:
+            before.setdefault(name, finder.before)
+    return TuneResult(
+        values["max_lr"],
+        values["weight_decay"],
+        max_momentum=values["max_momentum"],
+        batch_size=size,
+        tuned_for=type(fit.model).__qualname__,
+        before=before,
+        reasons=reasons,
+        on_data=_batch_size_of(fit.datamodule) is not None,
+        optimizer=next((finder.optimizer for finder in ran.values()), 0),
+    )
 
-    rank = 9
 
-    def __init__(self, test: LRRangeTest, probe: WeightDecayProbe) -> None:
-        vars(self).update(vars(copy.deepcopy(test)))
-        self._probe = probe
+def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]]) -> str | None:
+    """Write and log all results; return the directory."""
+    root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
+    claim_directories(trainer.loggers)
+    if not trainer.is_global_zero:
+        return None
+    tests = {name: finder for name, finder in ran.items() if isinstance(finder, LRRangeTest)}
+    probes = {name: finder for name, finder in ran.items() if isinstance(finder, Probe)}
+    sweeps = {name: test.curve for name, test in tests.items() if test.curve is not None}
+    tables = {f"{name}.csv": curve_table(curve) for name, curve in sweeps.items()}
+    tables |= {f"{name}.csv": curves_table(probe.labelled()) for name, probe in probes.items()}
+    found = {"config": result.config(), "before": dict(result.before), "reasons": dict(result.reasons)}
+    text = f"# Values for {result.tuned_for}, to be used by: fit -c ... -c tuned.yaml\n"
+    report = Report(
+        "Tuning",
+        "tune",
+        facts=found | {name: finder.facts() for name, finder in (tests | probes).items()},
+        tables=tables,
+        figures={"tune": partial(draw_tuning, _last_picture(tests), [it.picture() for it in probes.values()])},
+        texts={"tuned.yaml": text + yaml.safe_dump(result.config(), sort_keys=False)},
+        sweeps=sweeps,
+        candidates={
+            f"{name}/{series}": curve for name, probe in probes.items() for series, curve in probe.labelled().items()
+        },
+    )
+    return save(report, root, trainer.loggers).folder
 
-    @override
-    def find(self, trainer: pl.Trainer) -> None:
-        choice = self._probe.suggestion
-        if choice is not None and choice.value != self._probe.before:
-            super().find(trainer)
 
-
-class OneCycleTrainer(pl.Trainer):
-    """A Lightning Trainer that can also `tune`.
-
-    Example:
-        >>> trainer = OneCycleTrainer(max_epochs=30, logger=False, enable_progress_bar=False)
-    """
-
-    def tune(
-        self,
-        model: pl.LightningModule,
-        train_dataloaders: Any = None,
-        val_dataloaders: Any = None,
-        datamodule: pl.LightningDataModule | None = None,
-        *,
-        lr_range_test: LRRangeTest | bool = True,
-        weight_decay_probe: WeightDecayProbe | bool = True,
-        batch_size: bool = False,
-        max_batch_size: int = 8192,
-        again: bool = False,
-    ) -> TuneResult:
-        """Find batch size, learning rate and weight decay of a model, and train nothing; see `OneCycleTuner.tune`.
-
-        Args:
-            model: The model; one with `configure_one_cycle` needs no change.
-            train_dataloaders: Training data, as for ``fit``.
-            val_dataloaders: Validation data, as for ``fit``; if given, validation loss decides on weight decay.
-            datamodule: Data module, as for ``fit``, instead of loaders.
-            lr_range_test: The test to run; True for the one among the Trainer's callbacks, or a default one if there is
-                none; False for no test.
-            weight_decay_probe: The probe to run; True for the one among the Trainer's callbacks, or a default one if
-                there is none; False for no probe.
-            batch_size: True first finds the largest batch size that fits, with Lightning's ``BatchSizeFinder``.
-            max_batch_size: The largest batch size to try.
-            again: True runs the range test a second time, with the chosen weight decay.
-
-        Returns:
-            The result; ``result.apply(model)`` uses it.
-        """
-        return OneCycleTuner(self).tune(
-            model,
-            train_dataloaders,
-            val_dataloaders,
-            datamodule,
-            lr_range_test=lr_range_test,
-            weight_decay_probe=weight_decay_probe,
-            batch_size=batch_size,
-            max_batch_size=max_batch_size,
-            again=again,
-        )
+def _last_picture(tests: Mapping[str, LRRangeTest]) -> SweepPicture | None:
+    return [*tests.values()][-1].picture() if tests else None

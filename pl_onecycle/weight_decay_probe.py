@@ -3,16 +3,15 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import lightning.pytorch as pl
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.apply import WEIGHT_DECAY_NAMES, set_attributes
 from pl_onecycle.checks import expect_bool, expect_number
-from pl_onecycle.param_groups import weight_decay_of, write_weight_decay
+from pl_onecycle.optimizer_groups import weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
-from pl_onecycle.schedules import use_weight_decay
+from pl_onecycle.run_optimizer import RunOptimizer
 
 
 class WeightDecayProbe(Probe):
@@ -75,7 +74,7 @@ class WeightDecayProbe(Probe):
 
     title = "Weight decay probe"
     rank = 1
-    name = "weight_decay"
+    value_name = "weight_decay"
     short = "wd"
     words = ("around",)
     defaults = (1e-3, 1e-4, 1e-5, 0.0)
@@ -99,16 +98,16 @@ class WeightDecayProbe(Probe):
         expect_bool("refine", refine)
         super().__init__(
             weight_decays,
-            num_steps,
-            mode,
-            max_lr,
-            min_lr,
-            early_stop_threshold,
-            val_batches,
-            monitor,
-            optimizer,
-            apply,
-            report,
+            num_steps=num_steps,
+            mode=mode,
+            max_lr=max_lr,
+            min_lr=min_lr,
+            early_stop_threshold=early_stop_threshold,
+            val_batches=val_batches,
+            monitor=monitor,
+            optimizer=optimizer,
+            apply=apply,
+            report=report,
         )
         self.weight_decays = weight_decays
         self.refine = refine
@@ -144,8 +143,8 @@ class WeightDecayProbe(Probe):
         write_weight_decay(optimizer, value)
 
     @override
-    def _value_before(self, trainer: pl.Trainer) -> float:
-        return weight_decay_of(trainer.optimizers[self.optimizer])
+    def _value_before(self, run: RunOptimizer) -> float:
+        return weight_decay_of(run.optimizer)
 
     @override
     def _label(self, value: float) -> str:
@@ -153,14 +152,12 @@ class WeightDecayProbe(Probe):
         return f"{self.short}={mantissa.rstrip('0').rstrip('.')}e{exponent}" if value else f"{self.short}=0"
 
     @override
-    def _use(self, trainer: pl.Trainer) -> list[str]:
-        assert self.suggestion is not None
-        return use_weight_decay(trainer, self.optimizer, self.suggestion.value)
+    def _use(self, run: RunOptimizer, value: float) -> list[str]:
+        return run.use_weight_decay(value)
 
     @override
-    def _show_on_module(self, module: pl.LightningModule) -> list[str]:
-        assert self.suggestion is not None
-        return set_attributes(module, WEIGHT_DECAY_NAMES, self.suggestion.value)
+    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
+        return set_attributes(module, WEIGHT_DECAY_NAMES, value)
 
 
 def _halved(value: float) -> list[float]:

@@ -36,11 +36,19 @@ from pl_onecycle import (
     configure_one_cycle,
     suggest,
 )
-from pl_onecycle.choice import choose, is_hopeless
-from pl_onecycle.curve import first_explosion
-from pl_onecycle.suggestion import METHODS, refusal
-from pl_onecycle.sweeps import coarse_sweep, dense_sweep, has_fallen, has_risen
-from pl_onecycle.verification import verified
+from pl_onecycle.curves import (
+    METHODS,
+    choose,
+    coarse_sweep,
+    dense_sweep,
+    first_explosion,
+    has_risen,
+    is_hopeless,
+    refusal,
+    verified,
+)
+from pl_onecycle.curves.search import has_fallen
+from pl_onecycle.policy import RangeTestPolicy
 from tests.fits import SmallNet, data, trainer
 
 RECORDED = Path(__file__).with_suffix(".json")
@@ -109,7 +117,9 @@ def read(curve: LossCurve) -> dict[str, Any]:
         "start, noise": [curve.start, curve.noise],
         "explosion": [first_explosion(curve.loss, threshold) for threshold in (1.0, 4.0, None)],
         "risen, fallen": [has_risen(curve), has_fallen(curve)],
-        "next sweeps": [None if it is None else [it.min_lr, it.max_lr, it.num_steps] for it in policies],
+        "next sweeps": [
+            [it.min_lr, it.max_lr, it.num_steps] if isinstance(it, RangeTestPolicy) else None for it in policies
+        ],
     }
 
 

@@ -20,9 +20,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pl_onecycle import presets
 from pl_onecycle.configure import configure_one_cycle
-from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.policy import OneCyclePolicy, presets
 from pl_onecycle.scheduler import OneCycleScheduler
 from tests.fits import LRs, SmallNet, data, trainer
 
@@ -333,7 +332,7 @@ def test_resume_in_a_longer_run_stretches_what_is_left(tmp_path: Path) -> None:
     short, rest = LRs(), LRs()
     checkpointed(short, tmp_path, 2).fit(Net(), data())
     longer = checkpointed(rest, tmp_path, 5)
-    with pytest.warns(UserWarning, match="saved for 16 steps and is resumed at step 8 in a run of 40, over which"):
+    with pytest.warns(UserWarning, match="saved for 16 steps and is resumed at step 8 in a run of 40, and its"):
         longer.fit(Net(), data(), ckpt_path=str(tmp_path / "epoch=0.ckpt"))
     policy = OneCyclePolicy(0.1, 16)  # seven steps up, seven down, two of annihilation
     assert [lr for [lr] in short.lr] == [policy.lr(step) for step in range(16)]
@@ -366,7 +365,7 @@ def test_resume_in_a_shorter_run_still_ends_with_it(tmp_path: Path) -> None:
     long, rest = LRs(), LRs()
     checkpointed(long, tmp_path, 4).fit(Net(), data())
     shorter = checkpointed(rest, tmp_path, 2)
-    with pytest.warns(UserWarning, match="saved for 32 steps and is resumed at step 8 in a run of 16, over which"):
+    with pytest.warns(UserWarning, match="saved for 32 steps and is resumed at step 8 in a run of 16, and its"):
         shorter.fit(Net(), data(), ckpt_path=str(tmp_path / "epoch=0.ckpt"))
     assert rest.lr[0] == long.lr[8]
     assert max(rest.lr) == [0.1]  # its peak, at step 14 of 32, was ahead

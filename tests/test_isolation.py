@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pl_onecycle import LRRangeTest, OneCycleTuner, TuneResult, WeightDecayProbe
-from pl_onecycle.isolation import isolated
+from pl_onecycle.trial.isolation import isolated
 from tests.faults import FAULTS, Broken, fails, in_hook
 from tests.fits import data
 from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, plain, shape_of

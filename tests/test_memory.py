@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from pl_onecycle.memory import Memory, RandomState
+from pl_onecycle.trial.memory import Memory, RandomState
 
 
 def holder_of(**attributes: Any) -> Any:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pl_onecycle.param_groups import (
+from pl_onecycle.optimizer_groups import (
     check_lrs,
     has_momentum,
     momentum_of,

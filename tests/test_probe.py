@@ -29,7 +29,7 @@ from pl_onecycle import (
     WeightDecayProbe,
     configure_one_cycle,
 )
-from pl_onecycle.choice import choose
+from pl_onecycle.curves import choose
 from pl_onecycle.probe import Probe
 from tests.fits import LRs, SmallNet, data, trainer
 from tests.test_range_test import TwoNets
@@ -729,7 +729,7 @@ def test_all_that_diverge_are_no_choice_with_a_reason_and_training_goes_on(caplo
     assert {curve.outcome for curve in probe.curves.values()} == {"diverged"}
     assert decays.seen == [[0.0]] * 8
     assert module.weight_decay == 0.0
-    assert "no choice, because all 2 candidates have diverged; training continues with weight_decay 0" in line(caplog)
+    assert "no suggestion, because all 2 candidates have diverged; training continues with weight_decay 0" in line(caplog)
 
 
 def test_a_candidate_that_diverges_is_out_and_its_steps_are_saved(caplog: pytest.LogCaptureFixture) -> None:
@@ -925,7 +925,7 @@ def test_apply_false_suggests_and_changes_nothing(caplog: pytest.LogCaptureFixtu
     assert (found(probe).value, module.weight_decay) == (0.5, 1e-4)
     assert decays.seen == [[1e-4]] * 8
     assert "suggests weight_decay 0.5 (" in line(caplog)
-    assert "; not applied, training continues with 0.0001." in line(caplog)
+    assert "; not applied, training continues with weight_decay 0.0001." in line(caplog)
 
 
 def test_but_for_the_decay_the_run_is_the_one_without_a_probe() -> None:

@@ -23,8 +23,7 @@ from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
 from pl_onecycle import LossCurve, LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle, suggest
-from pl_onecycle.suggestion import METHODS
-from pl_onecycle.verification import candidates, verified
+from pl_onecycle.curves import METHODS, candidates, verified
 from tests.fits import LRs, SmallNet, data, trainer
 from tests.scenarios import SCENARIOS, Fit, differences
 from tests.test_trial import Told
@@ -144,7 +143,7 @@ def test_apply_false_suggests_and_changes_nothing(caplog: pytest.LogCaptureFixtu
     assert test.suggestion is not None
     assert lrs.lr == [[0.01]] * 16
     assert module.lr == 0.01
-    assert "not applied, training continues with lr 0.01" in line(caplog)
+    assert "not applied, training continues with max_lr 0.01" in line(caplog)
 
 
 def line(caplog: pytest.LogCaptureFixture) -> str:
@@ -219,7 +218,7 @@ def test_a_schedule_that_cannot_be_moved_is_named(caplog: pytest.LogCaptureFixtu
 
     with caplog.at_level("INFO"):
         trainer([LRRangeTest()]).fit(Net(lambda module, optimizer: Own(optimizer)), data())
-    assert "not in Own, which keeps learning rates where they cannot be found" in line(caplog)
+    assert "not in Own, whose learning rates cannot be found" in line(caplog)
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "optimizer_step"])
@@ -493,7 +492,7 @@ def test_a_milestone_that_gives_no_suggestion_leaves_the_cycle_as_it_is(caplog: 
     peak = max(lr for [lr] in lrs.lr)
     assert f"-> {peak:.3g} (" in first
     assert (
-        f"no suggestion, because the loss does not fall anywhere in the sweep; training continues with lr {peak:.3g}"
+        f"no suggestion, because the loss does not fall anywhere in the sweep; training continues with max_lr {peak:.3g}"
         in second
     )
     assert [lr for [lr] in lrs.lr] == [OneCyclePolicy(peak, 16).lr(step) for step in range(16)]
@@ -705,7 +704,7 @@ def fit_unchanged(module: Told, caplog: pytest.LogCaptureFixture, **arguments: A
 def test_a_loss_that_is_nan_from_the_first_step_gives_a_reason(caplog: pytest.LogCaptureFixture) -> None:
     _, said = fit_unchanged(Told(lambda call: math.nan), caplog)
     assert "no suggestion, because the loss is not finite from the first step on" in said
-    assert "training continues with lr 0.1" in said
+    assert "training continues with max_lr 0.1" in said
 
 
 def test_a_constant_loss_gives_a_reason(caplog: pytest.LogCaptureFixture) -> None:
@@ -1427,7 +1426,7 @@ def test_a_run_that_is_resumed_for_more_epochs_goes_on_without_a_jump_to_its_new
     interruption: str, tmp_path: Path
 ) -> None:
     whole, expected = uninterrupted("OneCycleScheduler")
-    with pytest.warns(UserWarning, match=r"saved for 24 steps and is resumed at step \d+ in a run of 48, over which"):
+    with pytest.warns(UserWarning, match=r"saved for 24 steps and is resumed at step \d+ in a run of 48, and its"):
         step, fit, test, lrs = resumed_from(interruption, tmp_path, "OneCycleScheduler", max_epochs=6)
     assert test.suggestion == whole.suggestion
     assert fit.global_step == 48
@@ -1518,7 +1517,7 @@ def test_a_picture_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch:
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no latex")
 
-    monkeypatch.setattr("pl_onecycle.report.draw_range_test", fails)
+    monkeypatch.setattr("pl_onecycle.range_test.draw_range_test", fails)
     test, lrs = LRRangeTest(), LRs()
     with pytest.warns(UserWarning, match="could not be written .no latex"):
         trainer([test, lrs], tmp_path / "root").fit(Momentum(), data())

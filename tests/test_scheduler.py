@@ -18,8 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import Optimizer
 
-from pl_onecycle import presets
-from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.policy import OneCyclePolicy, presets
 from pl_onecycle.scheduler import OneCycleScheduler
 
 SENTENCE = r"^Expected argument `{}` to be [^\n]+ but got [^\n]+$"
@@ -670,8 +669,8 @@ def test_steps_of_a_run_that_is_resumed_twice_as_long_use_these_values() -> None
     resumed = OneCycleScheduler(again, 1.0, 13, **arguments)
     with pytest.warns(
         UserWarning,
-        match=r"^The one-cycle schedule was saved for 8 steps and is resumed at step 2 in a run of 13, over which what"
-        r" was left of it is stretched, to end with step 12\.$",
+        match=r"^The one-cycle schedule was saved for 8 steps and is resumed at step 2 in a run of 13, and its"
+        r" remaining part is stretched to end with step 12\.$",
     ):
         resumed.load_state_dict(scheduler.state_dict())
     lr, momentum = group_of(play(again, resumed, 13))
@@ -767,7 +766,7 @@ def test_a_run_with_nothing_left_to_plan_goes_on_as_saved(asked: int) -> None:
     with pytest.warns(
         UserWarning,
         match=rf"^The one-cycle schedule was saved for {LONG} steps and is resumed at step 6 in a run of {asked}, which"
-        r" leaves nothing to plan: it goes on as saved\.$",
+        r" leaves nothing to plan: it continues as saved\.$",
     ):
         again, resumed = resumed_from(optimizer, scheduler, asked)
     assert resumed.total_steps == LONG

@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pl_onecycle import LRRangeTest, OneCycleScheduler, OneCycleSettings, WeightDecayProbe, configure_one_cycle
-from pl_onecycle.presets import PolicyArguments, from_preset
-from pl_onecycle.settings import check_model, settings_of
+from pl_onecycle.policy.presets import PolicyArguments, from_preset
+from pl_onecycle.settings_callback import check_model, settings_of
 from tests.fits import LRs, SmallNet, data, trainer
 
 

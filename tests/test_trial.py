@@ -13,8 +13,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from pl_onecycle.curve import LossCurve
+from pl_onecycle.curves import LossCurve
 from pl_onecycle.policy import OneCyclePolicy, Policy, RangeTestPolicy
+from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import run_trial
 from tests.fits import SmallNet, data, trainer
 
@@ -22,13 +23,14 @@ from tests.fits import SmallNet, data, trainer
 class RunTrial(pl.Callback):
     """Runs a trial at the start of epoch ``epoch`` and keeps the curve."""
 
-    def __init__(self, policy: Policy, epoch: int = 0, **arguments: Any) -> None:
-        self.policy, self.epoch, self.arguments = policy, epoch, arguments
+    def __init__(self, policy: Policy, epoch: int = 0, optimizer: int = 0, **arguments: Any) -> None:
+        self.policy, self.epoch, self.optimizer, self.arguments = policy, epoch, optimizer, arguments
         self.curve: LossCurve | None = None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
-            self.curve = run_trial(trainer, self.policy, **self.arguments)
+            run = RunOptimizer(trainer, self.optimizer)
+            self.curve = run_trial(run, self.policy, **self.arguments)
 
 
 def curve_of(module: pl.LightningModule, policy: Policy, loader: Any = None, **arguments: Any) -> LossCurve:

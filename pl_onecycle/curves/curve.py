@@ -11,21 +11,12 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from pl_onecycle.checks import expect, expect_number, expect_one_of
+from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
+from pl_onecycle.curves.thresholds import BANDWIDTH, START_POINTS
 
-Outcome = Literal["completed", "diverged", "stopped", "dropped", "overridden"]
-Array = npt.NDArray[np.float64]
-
-# Standard deviation of the smoothing kernel in decades of lr. It averages ten points of a dense sweep, and four to five
-# of a sweep over eight decades in 100 steps. A wider kernel moves the minimum away from the explosion.
-BANDWIDTH = 0.1
-# The level of the loss before the sweep has an effect is the median of this many first losses (a tenth of a short
-# curve).
-START_POINTS = 5
-# Differences below this share of a loss may come from rounding.
-ROUNDING = 1e-7
+Outcome = Literal["completed", "diverged", "stopped", "risen", "dropped", "overridden"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +32,8 @@ class LossCurve:
         loss: Raw losses, one per lr: each the mean over the micro-batches of one optimizer step. The last one may
             be NaN or infinite; it then ended the sweep.
         outcome: How the sweep ended: ``"completed"``, ``"diverged"`` (the loss exploded or was not finite),
-            ``"stopped"`` (by the module, or because the data ran out), ``"dropped"`` (it was not worth
-            continuing) or ``"overridden"`` (the module set its own lr).
+            ``"stopped"`` (by the module, or because the data ran out), ``"risen"`` (a coarse sweep has shown enough),
+            ``"dropped"`` (it was not worth continuing) or ``"overridden"`` (the module set its own lr).
         initial_loss: The loss before the first update, or None if unknown.
         val_steps: Numbers of optimizer steps after which the validation loss was measured, rising; empty without
             validation.
@@ -117,7 +108,7 @@ class LossCurve:
         """The loss before the sweep has an effect: the median of the first few. NaN without losses."""
         first = [] if self.initial_loss is None or not math.isfinite(self.initial_loss) else [self.initial_loss]
         first += self.finite_loss[: self.start_points - len(first)].tolist()
-        return float(np.median(first)) if first else math.nan
+        return start_level(np.asarray(first), len(first)) if first else math.nan
 
     @cached_property
     def noise(self) -> float:
@@ -135,7 +126,8 @@ class LossCurve:
         if len(self.finite_loss) == 0:
             return self.finite_loss
         fall = max(self.start - float(median_of_three(self.finite_loss).min()), 0.0)
-        return np.minimum(self.finite_loss, self.start + max(fall, 4 * self.noise))
+        capped: Array = np.minimum(self.finite_loss, self.start + rebound_unit(fall, self.noise))
+        return capped
 
     def smoothed(self, bandwidth: float = BANDWIDTH) -> Array:
         """Return the smoothed loss at `finite_lr`, shape (n,).
@@ -162,66 +154,6 @@ class LossCurve:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, as saved in checkpoints."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-def first_explosion(losses: Sequence[float], threshold: float | None, since: int = 0) -> int | None:
-    """Return the index of the loss at which a sweep has diverged, or None.
-
-    A loss that is NaN or infinite always counts. A finite one counts where the median m of it and the two before
-    rises above the best m so far by more than ``threshold`` times the fall so far:
-
-        m - best > threshold * max(start - best, 4 * (1 + 10 / n) * noise)
-
-    with the noise of the n losses so far (a few losses underestimate it).
-
-    Both sides are differences, so scaling or shifting the loss, also below zero, changes nothing.
-
-    Args:
-        losses: Losses in the order of the sweep, the one before the first update included.
-        threshold: > 0, or None to look for non-finite losses only.
-        since: Index of the first loss to judge. Each is judged only by those before it, so checking after every
-            loss or after every ten gives the same result.
-
-    Example:
-        >>> first_explosion([1.0, 0.9, 0.7, 0.5, 0.2, 0.3, 40.0, 90.0], 4.0)
-        7
-        >>> first_explosion([-1.0, -1.1, -1.3, -1.5, -1.8, -1.7, 38.0, 88.0], 4.0)
-        7
-
-    References:
-        Lightning's ``early_stop_threshold``. Differs: Lightning stops where the smoothed loss exceeds
-        ``threshold`` times the best, which for a negative best is immediately.
-    """
-    loss = np.asarray(losses, dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(loss))
-    end = int(bad[0]) if len(bad) else len(loss)
-    if threshold is not None and end > START_POINTS:
-        middle = median_of_three(loss[:end])
-        start = float(np.median(loss[:START_POINTS]))
-        best = np.minimum.accumulate(middle)
-        for k in range(max(since, START_POINTS), end):
-            few = 1 + 10 / (k + 1)  # by chance, a handful of points underestimates the noise by far
-            unit = max(start - best[k], 4 * few * noise_of(loss[: k + 1]))
-            if middle[k] - best[k] > threshold * unit + 1e-9 * abs(best[k]):
-                return k
-    return end if len(bad) else None
-
-
-def median_of_three(loss: Array) -> Array:
-    """Return the median of each loss and the two before it, shape (n,); one outlier does not pass."""
-    before = np.concatenate([loss[:1], loss[:1], loss])
-    middle: Array = np.median(np.stack([before[:-2], before[1:-1], before[2:]]), axis=0)
-    return middle
-
-
-def noise_of(loss: Array) -> float:
-    """Return the standard deviation of losses about their trend; 0 for fewer than three."""
-    if len(loss) < 3:
-        return 0.0
-    bend = loss[:-2] - 2 * loss[1:-1] + loss[2:]
-    # 1.4826 turns the median absolute deviation of a normal variable into its standard deviation;
-    # a second difference of independent values has 1 + 4 + 1 times their variance.
-    return float(1.4826 * np.median(np.abs(bend)) / math.sqrt(6))
 
 
 def _local_line(x: Array, y: Array, width: float) -> Array:

@@ -1,10 +1,9 @@
-"""Remember objects in memory, and put them back in place.
+"""Remember objects in memory, and restore them in place.
 
-A `Memory` walks over what it is given and keeps, for everything that it knows, what is needed to undo later
-changes: tensors by value on their own device, containers by content, random generators by state, modules and
-optimizers attribute by attribute. Identity is kept: after `Memory.restore` every tensor and container is the same
-object as before, so aliases stay aliases. Objects of other types are kept by reference only; what happens inside them
-is not undone.
+A `Memory` walks over the objects it is given and saves what is needed to undo later changes: tensors by value on their
+own device, containers by content, random generators by state, modules and optimizers attribute by attribute. Identity
+is preserved: after `Memory.restore` every tensor and container is the same object as before, so aliases stay aliases.
+Objects of other types are kept by reference only; changes inside them are not undone.
 """
 
 import random
@@ -25,7 +24,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.BitGenerator, np.r
 
 
 class Memory:
-    """What some objects looked like.
+    """Save the state of objects and restore it.
 
     Example:
         >>> layer = nn.Linear(1, 1)
@@ -40,11 +39,11 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        # Closing the stack runs every undo, also when one of them fails.
+        # Closing the stack runs every undo, even if one of them fails.
         self._undo = ExitStack()
         # Also keeps the objects alive, so that an id is never used twice.
         self._seen: dict[int, Any] = {}
-        # What came by that this does not know how to put back, by id.
+        # Visited objects that cannot be restored, by id.
         self.unknown: dict[int, Any] = {}
         self._kinds: tuple[tuple[Any, Callable[[Any], None]], ...] = (
             (Tensor, self._tensor),
@@ -58,30 +57,30 @@ class Memory:
         )
 
     def remember(self, value: Any) -> None:
-        """Remember ``value`` and, for containers, modules and optimizers, all that is inside."""
+        """Remember ``value`` and, for containers, modules and optimizers, everything inside."""
         if isinstance(value, ATOMS) or id(value) in self._seen:
             return
         for kinds, keep in self._kinds:
             if isinstance(value, kinds):
-                self.leave_alone(value)  # from here on; it may refer to itself
+                self.leave_alone(value)  # marked as seen first, as it may refer to itself
                 keep(value)
                 return
         self.unknown[id(value)] = value
 
     def leave_alone(self, value: Any) -> None:
-        """Keep ``value`` by reference only, wherever it turns up."""
+        """Keep ``value`` by reference only, wherever it occurs."""
         self._seen[id(value)] = value
 
     def remember_attributes(self, value: Any) -> None:
-        """Remember the attributes of any object, as `remember` does those of a module."""
+        """Remember the attributes of any object, as `remember` does for a module."""
         if hasattr(value, "__dict__") and id(value) not in self._seen:
             self.leave_alone(value)
             self.remember(vars(value))
 
     def remember_bindings(self, value: Any) -> None:
-        """Remember which objects the attributes of ``value`` are, and the state of the random generators among them.
+        """Remember to what the attributes of ``value`` are bound, and the state of the random generators among them.
 
-        For objects that may be huge (data sets): numbers and strings come back, the content of containers
+        For objects that may be huge (data sets): numbers and strings are restored, the content of containers
         and tensors is neither copied nor restored.
         """
         known = id(value) in self._seen
@@ -116,12 +115,12 @@ class Memory:
 
         def undo() -> None:
             with torch.inference_mode() if alias.is_inference() else torch.no_grad():
-                if not expanded:  # nobody can write to an expanded tensor either
+                if not expanded:  # an expanded tensor cannot be written to
                     alias.copy_(content)
             if strided and (tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape):
-                tensor.data = alias  # `.data` had been bound to other memory
+                tensor.data = alias  # `.data` was bound to other memory
             if is_leaf:
-                if not tensor.is_leaf:  # a loss has been added to it, graph and all
+                if not tensor.is_leaf:  # an in-place operation gave it a graph
                     tensor.detach_()
                 tensor.requires_grad_(requires_grad)
                 tensor.grad = grad
@@ -145,12 +144,12 @@ class Memory:
         kind = type(module)
 
         def undo() -> None:
-            if type(module) is not kind:  # a lazy one that has become what it stands for
+            if type(module) is not kind:  # a lazy module that was materialized
                 module.__class__ = kind
 
         self._undo.callback(undo)
         self.remember(vars(module))
-        # Scripted modules keep theirs elsewhere.
+        # Scripted modules do not keep these in `vars`.
         self._items((*module.parameters(recurse=False), *module.buffers(recurse=False), *module.children()))
 
     def _dict(self, mapping: dict[Any, Any]) -> None:
@@ -174,7 +173,7 @@ class Memory:
 
 
 def _empty_again(tensor: Any, kind: type, device: torch.device, dtype: torch.dtype) -> None:
-    """Undo what ``materialize`` of a lazy parameter or buffer did."""
+    """Undo ``materialize`` of a lazy parameter or buffer."""
     if type(tensor) is not kind:
         tensor.grad = None
         tensor.data = torch.empty(0, device=device, dtype=dtype)
@@ -182,8 +181,8 @@ def _empty_again(tensor: Any, kind: type, device: torch.device, dtype: torch.dty
 
 
 def _put_back(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
-    # Keys by identity, as a tensor has no plain equality.
-    if [*map(id, mapping)] == [*map(id, saved)]:  # nothing came or went: no moment at which a key is missing
+    # Compare keys by identity, as `==` of tensors gives no single bool.
+    if [*map(id, mapping)] == [*map(id, saved)]:  # the same keys: none is missing at any moment
         for key, item in saved.items():
             if mapping[key] is not item:
                 mapping[key] = item
@@ -193,21 +192,21 @@ def _put_back(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
 
 
 class RandomState:
-    """The state of every global random stream: python, numpy, torch and each CUDA device.
+    """Save the state of every global random stream: python, numpy, torch and each CUDA device.
 
-    `isolate_rng` of Lightning is not used: it does not restore after an exception.
+    Lightning's `isolate_rng` is not used: it does not restore after an exception.
     """
 
     def __init__(self) -> None:
         self._python = random.getstate()
         self._numpy = np.random.get_state()
         self._torch = torch.get_rng_state()
-        # Asking for CUDA's state would start CUDA; a process that did not has no state to lose.
+        # Reading the CUDA state would initialize CUDA; without that there is no state to lose.
         started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self._cuda = torch.cuda.get_rng_state_all() if started else []
 
     def restore(self) -> None:
-        """Put every stream back."""
+        """Restore every stream."""
         random.setstate(self._python)
         np.random.set_state(self._numpy)
         torch.set_rng_state(self._torch)

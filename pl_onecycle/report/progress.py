@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
-from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
+from pl_onecycle._lightning import RichProgressBar, Tqdm, TQDMProgressBar, pl
 
 Advance = Callable[[int, float], None]
 

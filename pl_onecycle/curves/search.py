@@ -11,35 +11,31 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pl_onecycle.curve import ROUNDING, Array, LossCurve, median_of_three, noise_of
+from pl_onecycle.curves.curve import LossCurve
+from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
+from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.suggestion import find_fault
+from pl_onecycle.curves.thresholds import (
+    BELOW_FALL,
+    BELOW_RISE,
+    BEYOND,
+    BUDGET,
+    COARSE_REBOUND,
+    COARSE_START_POINTS,
+    COARSE_STEPS,
+    DENSE_STEPS,
+    DISORDER,
+    FALL_SHARE,
+    FALL_WINDOW,
+    LASTING_STEPS,
+    MAX_COARSE,
+    MIN_COARSE,
+    MIN_LOSSES,
+    RISE,
+    ROUNDING,
+    SURE_FALL,
+)
 from pl_onecycle.policy import RangeTestPolicy
-
-# Optimizer steps of all sweeps, including the steps that only show the effect of the step before.
-BUDGET = 150
-# Steps per decade. Over eight decades a coarse sweep leaves two thirds of the budget for the dense one, which then
-# spans three and a half decades.
-COARSE, DENSE = 6, 28
-# Bounds on the steps of a coarse sweep: enough to distinguish a rise from noise, and a limit for wide ranges.
-MIN_STEPS, MAX_STEPS = 24, 72
-# The dense sweep begins this many decades below the lr at which a coarse one has risen. On the tasks of
-# benchmarks/suggestion.py used in development, the trough began 0.7 to 2.9 decades below it.
-BELOW_RISE = 3.7
-# If the loss does not rise, it begins BELOW_FALL decades below the lr at which the share FALLEN of the fall is reached.
-BELOW_FALL, FALLEN = 2.0, 0.7
-# If nothing happens up to the highest lr, a second coarse sweep covers this many more decades.
-BEYOND = 4.0
-# Fewer losses show neither noise nor an explosion reliably: one of forty flat curves explodes within a handful.
-MIN_LOSSES = 12
-# The start level is the median of the first START losses. The loss has surely fallen if the median of WINDOW losses in
-# a row lies SURE standard deviations of one loss below it; with many windows, a smaller fall would occur by chance.
-START, WINDOW, SURE = 7, 5, 2.5
-# A rise counts if it is RISE standard deviations high and lasts for LASTING steps.
-RISE, LASTING = 2.0, 5
-# The last losses of a sweep that went too far scatter at least this many times as much as its first.
-DISORDER = 2.0
-# A loss that has risen again by this multiple of the fall so far has exploded, as in `first_explosion`. The multiple is
-# smaller than for a sweep that is read, as an early end costs nothing here.
-BACK = 1.25
 
 
 def coarse_sweep(curves: Sequence[LossCurve], min_lr: float, max_lr: float) -> RangeTestPolicy | None:
@@ -65,14 +61,14 @@ def coarse_sweep(curves: Sequence[LossCurve], min_lr: float, max_lr: float) -> R
     return _coarse(max_lr / 10, max_lr * 10**BEYOND)
 
 
-def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
-    """Return the dense sweep, with all that is left of the budget, or None if there is nothing to examine.
+def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
+    """Return the dense sweep, with all that is left of the budget, or why there is nothing to examine.
 
     Args:
         curves: Curves of the coarse sweeps, at least one.
 
     Example:
-        >>> risen = LossCurve([10 ** (k / 6 - 7) for k in range(40)], [1.0, 1.1] * 17 + [2.0] * 6, "dropped")
+        >>> risen = LossCurve([10 ** (k / 6 - 7) for k in range(40)], [1.0, 1.1] * 17 + [2.0] * 6, "risen")
         >>> sweep = dense_sweep([risen])
         >>> sweep.num_steps, round(sweep.min_lr, 7)
         (108, 1.36e-05)
@@ -80,17 +76,25 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
     last = curves[-1]
     is_finite = last.initial_loss is None or math.isfinite(last.initial_loss)
     if last.outcome in ("overridden", "stopped") or not is_finite:
-        return None
+        return _nothing_found(curves)
     # Each sweep takes one step more than it has points, to show the effect of the last one.
     steps = BUDGET - sum(len(curve) + 1 for curve in curves) - 1
-    span = (steps - 1) / DENSE
+    span = (steps - 1) / DENSE_STEPS
     if last.outcome != "completed" or _ends_high(last):
         low = _lr_of_the_rise(last) / 10 ** min(BELOW_RISE, span)  # with a smaller budget, it still reaches the rise
     elif has_fallen(last):
         low = _lr_of_the_fall(last) / 10 ** min(BELOW_FALL, span / 2)
     else:
-        return None
+        return _nothing_found(curves)
     return RangeTestPolicy(low, low * 10**span, steps)
+
+
+def _nothing_found(curves: Sequence[LossCurve]) -> Refusal:
+    fault = find_fault(curves[-1])
+    if fault is not None:
+        return fault
+    lowest, highest = curves[0].lr[0], curves[-1].lr[-1]
+    return Refusal(f"the loss neither falls nor rises clearly between lr {lowest:.3g} and {highest:.3g}")
 
 
 def has_risen(curve: LossCurve) -> bool:
@@ -110,7 +114,7 @@ def has_risen(curve: LossCurve) -> bool:
         True
     """
     losses = _losses(curve)
-    return len(losses) >= MIN_LOSSES and bool(_is_high(losses)[-LASTING:].all())
+    return len(losses) >= MIN_LOSSES and bool(_is_high(losses)[-LASTING_STEPS:].all())
 
 
 def has_fallen(curve: LossCurve) -> bool:
@@ -131,7 +135,7 @@ def has_fallen(curve: LossCurve) -> bool:
         return False
     first, last = _thirds(losses)
     fall = _start(losses) - float(_middles(losses).min())
-    is_sure = fall > max(SURE * _scatter(first), ROUNDING * abs(_start(losses)))
+    is_sure = fall > max(SURE_FALL * _scatter(first), ROUNDING * abs(_start(losses)))
     return is_sure or _shift(curve) < -1 or _scatter(last) > DISORDER * _scatter(first) > 0
 
 
@@ -142,7 +146,7 @@ def _is_high(losses: Array) -> npt.NDArray[np.bool_]:
     noise = max(noise_of(losses), _scatter(losses[:MIN_LOSSES]))
     middle = median_of_three(losses)
     best = np.minimum.accumulate(middle)
-    is_back = middle - best > BACK * np.maximum(start - best, 4 * noise)
+    is_back = middle - best > COARSE_REBOUND * rebound_unit(start - best, noise)
     is_above = middle - start > max(RISE * noise, ROUNDING * abs(start))
     high: npt.NDArray[np.bool_] = is_back | is_above
     return high
@@ -188,8 +192,8 @@ def _thirds(losses: Array) -> tuple[Array, Array]:
 
 
 def _coarse(low: float, high: float) -> RangeTestPolicy:
-    steps = math.ceil(math.log10(high / low) * COARSE) + 1
-    return RangeTestPolicy(low, high, min(max(steps, MIN_STEPS), MAX_STEPS))
+    steps = math.ceil(math.log10(high / low) * COARSE_STEPS) + 1
+    return RangeTestPolicy(low, high, min(max(steps, MIN_COARSE), MAX_COARSE))
 
 
 def _losses(curve: LossCurve) -> Array:
@@ -198,7 +202,7 @@ def _losses(curve: LossCurve) -> Array:
 
 
 def _start(losses: Array) -> float:
-    return float(np.median(losses[:START]))
+    return start_level(losses, COARSE_START_POINTS)
 
 
 def _lr_of_the_fall(curve: LossCurve) -> float:
@@ -206,11 +210,11 @@ def _lr_of_the_fall(curve: LossCurve) -> float:
     losses = _losses(curve)
     middles, start = _middles(losses), _start(losses)
     lowest = float(middles.min())
-    level = lowest + (1 - FALLEN) * max(start - lowest, 0.0)
-    return _lr_of(curve, int(np.flatnonzero(middles <= level)[0]) + WINDOW // 2)
+    level = lowest + (1 - FALL_SHARE) * max(start - lowest, 0.0)
+    return _lr_of(curve, int(np.flatnonzero(middles <= level)[0]) + FALL_WINDOW // 2)
 
 
 def _middles(losses: Array) -> Array:
     """Return the median of every five losses in a row, shape (n - 4,)."""
-    middles: Array = np.median(np.lib.stride_tricks.sliding_window_view(losses, WINDOW), axis=1)
+    middles: Array = np.median(np.lib.stride_tricks.sliding_window_view(losses, FALL_WINDOW), axis=1)
     return middles

@@ -1,10 +1,10 @@
-"""What takes the place of the user's in a trial: loops, loaders, validation batches, loggers.
+"""Stand-ins for the user's loops, loaders, validation batches and loggers in a trial.
 
-The user's own are never touched; `isolation.py` puts them back. Lightning's private names that are needed here, found
-alike in 2.4.0 and 2.6.6: ``_FitLoop`` and ``_TrainingEpochLoop`` with ``_combined_loader``, ``_data_fetcher``,
-``_last_train_dl_reload_epoch`` and ``_should_check_val_fx`` (there is no public way to run a second loop), the
-``_combined_loader``, ``_data_source``, ``_max_batches`` and ``_last_val_dl_reload_epoch`` of its ``val_loop``,
-``_select_data_fetcher``, ``CombinedLoader._iterator`` and ``DataLoader._iterator`` (persistent workers live there).
+The user's own are never touched; `isolation.py` restores them. Private attributes of Lightning used here, the same
+in 2.4.0 and 2.6.6: ``_combined_loader``, ``_data_fetcher``, ``_last_train_dl_reload_epoch`` and
+``_should_check_val_fx`` of the loops, the ``_combined_loader``, ``_data_source``, ``_max_batches`` and
+``_last_val_dl_reload_epoch`` of the ``val_loop``, ``CombinedLoader._iterator`` and ``DataLoader._iterator`` (persistent
+workers live there).
 """
 
 import copy
@@ -13,21 +13,25 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers.logger import DummyExperiment, Logger
-from lightning.pytorch.loops import _FitLoop, _TrainingEpochLoop
-from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.loops.utilities import _select_data_fetcher
-from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities import CombinedLoader
 
-from pl_onecycle.sources import TakenFirst, Tape, copied, tape_of
+from pl_onecycle._lightning import (
+    CombinedLoader,
+    DummyExperiment,
+    Logger,
+    RunningStage,
+    _DataFetcher,
+    _FitLoop,
+    _select_data_fetcher,
+    _TrainingEpochLoop,
+    pl,
+)
+from pl_onecycle.trial.batches import TakenFirst, Tape, copied, tape_of
 
 
 # -------------------------------------------------------------------------------------------------- loops
 def fresh_loop(trainer: pl.Trainer, is_validation_due: Callable[[], bool] | None = None) -> _FitLoop:
-    """A fit loop over the same loaders, from their start, that counts on from the user's."""
+    """Return a fit loop over the same loaders, from their start, that continues the counts of the user's."""
     users = trainer.fit_loop
     loop = _FitLoop(trainer, min_epochs=0, max_epochs=users.max_epochs)
     loop.epoch_progress = copy.deepcopy(users.epoch_progress)
@@ -49,7 +53,7 @@ def fresh_loop(trainer: pl.Trainer, is_validation_due: Callable[[], bool] | None
 
 
 def new_fit_loop(trainer: pl.Trainer) -> _FitLoop:
-    """A fit loop as a new Trainer has it, with the limits of the user's."""
+    """Return a fit loop as in a new Trainer, with the limits of the user's."""
     users = trainer.fit_loop
     loop = _FitLoop(trainer, min_epochs=users.min_epochs, max_epochs=users.max_epochs)
     loop.epoch_loop = _TrainingEpochLoop(trainer, users.min_steps, users.max_steps)
@@ -57,7 +61,7 @@ def new_fit_loop(trainer: pl.Trainer) -> _FitLoop:
 
 
 class _EndlessEpochLoop(_TrainingEpochLoop):
-    """Shows the module the user's ``max_steps``, and does not end by it; validates when the trial asks for it."""
+    """Shows the module the user's ``max_steps`` but does not stop there; validates at each checkup of the trial."""
 
     is_validation_due: Callable[[], bool] | None = None
 
@@ -71,15 +75,15 @@ class _EndlessEpochLoop(_TrainingEpochLoop):
 
     @property
     def done(self) -> bool:
-        """Whether the data are through or the trial is."""
+        """Whether the data are exhausted or the trial has ended."""
         return self._is_training_done or bool(self.trainer.should_stop)
 
 
 # ------------------------------------------------------------------------------------------------ loaders
 def substitute_loaders(loop: _FitLoop, tapes: list[Tape | None]) -> _DataFetcher:
-    """Let the loop fetch from the user's loaders anew.
+    """Let the loop fetch from the start of the user's loaders.
 
-    The user's loaders are not asked for again, so hooks that build data sets run once.
+    The hooks that build loaders are not called again, so hooks that build data sets run once.
     """
     users = loop._combined_loader
     assert users is not None
@@ -88,7 +92,7 @@ def substitute_loaders(loop: _FitLoop, tapes: list[Tape | None]) -> _DataFetcher
     loader.flattened = [tape or part for tape, part in zip(tapes, users.flattened, strict=True)]
     for part in loader.flattened:
         if hasattr(part, "_iterator"):
-            part._iterator = None  # persistent workers wait for the real run, in the remembered loader
+            part._iterator = None  # the remembered loader keeps persistent workers for the real run
     loop._combined_loader = loader
     loop._data_fetcher = _select_data_fetcher(loop.trainer, RunningStage.TRAINING)
     loop._data_fetcher.setup(loader)
@@ -96,13 +100,13 @@ def substitute_loaders(loop: _FitLoop, tapes: list[Tape | None]) -> _DataFetcher
 
 
 def tear_down(fetcher: _DataFetcher) -> None:
-    """Let go of what fetches from the loaders."""
-    if fetcher.iterator is not None:  # one that never began has nothing to end, and says so by an error
+    """Tear down the fetcher of the loaders."""
+    if fetcher.iterator is not None:  # a fetcher that never began raises an error
         fetcher.teardown()
 
 
 def tapes_of(trainer: pl.Trainer) -> list[Tape | None]:
-    """One for each train loader that cannot be started over."""
+    """Return a tape for each train loader that cannot be started over, and None for the others."""
     users = train_loader(trainer)
     assert users._iterator is not None
     has_begun = _has_begun(trainer)
@@ -113,13 +117,13 @@ def tapes_of(trainer: pl.Trainer) -> list[Tape | None]:
 
 
 def _has_begun(trainer: pl.Trainer) -> bool:
-    """Whether the epoch goes on with the iterators that there are, and does not ask for new ones."""
+    """Return whether the epoch continues with the existing iterators instead of creating new ones."""
     loop = trainer.fit_loop
     return trainer.current_epoch == 0 or loop.epoch_loop.restarting or getattr(loop, "is_resuming", False)
 
 
 def give_back(trainer: pl.Trainer, tapes: list[Tape | None]) -> None:
-    """Let the real run begin with the batches that were taken from it."""
+    """Return the taken batches to the real run, which begins with them."""
     users = train_loader(trainer)
     assert users._iterator is not None
     _put_first(users, tapes)
@@ -135,7 +139,7 @@ def _put_first(users: CombinedLoader, tapes: list[Tape | None]) -> None:
 
 
 def train_loader(trainer: pl.Trainer) -> CombinedLoader:
-    """The train loaders of the user's fit."""
+    """Return the train loaders of the user's fit."""
     loader = trainer.fit_loop._combined_loader
     assert loader is not None  # set up before `on_train_start`
     return loader
@@ -143,26 +147,26 @@ def train_loader(trainer: pl.Trainer) -> CombinedLoader:
 
 # --------------------------------------------------------------------------------------------- validation
 class Validation:
-    """The first few batches of the user's validation loaders, to be validated on again and again.
+    """The first few batches of the user's validation loaders, used by every validation of a trial.
 
     Args:
-        trainer: The user's.
+        trainer: The user's Trainer.
         count: Batches of each loader; 0 for no validation.
     """
 
     def __init__(self, trainer: pl.Trainer, count: int) -> None:
         self._users, self._count = trainer.fit_loop.epoch_loop.val_loop, count if trainer.enable_validation else 0
-        # None before the first validation of a fit without a sanity check; the loaders are then asked for in the trial.
+        # None before the first validation of a fit without a sanity check; the trial then sets up the loaders.
         self._loader = self._users._combined_loader if self._count else None
         self.tapes = [tape_of(part, partial(iter, part)) for part in self.loaders]
 
     @property
     def loaders(self) -> list[Any]:
-        """The user's loaders, as far as they are set up."""
+        """The user's validation loaders; empty before they are set up."""
         return [] if self._loader is None else self._loader.flattened
 
     def give_back(self) -> None:
-        """Let the real run begin with the batches that were taken from it."""
+        """Return the taken batches to the real run, which begins with them."""
         if self._loader is not None:
             _put_first(self._loader, self.tapes)
 
@@ -181,7 +185,7 @@ class Validation:
             return
         parts = [tape or part for tape, part in zip(self.tapes, self.loaders, strict=True)]
         batches = [_first(part, min(self._count, limit)) for part, limit in zip(parts, limits, strict=True)]
-        if trainer.world_size > 1:  # processes that validate on different numbers of batches wait for ever
+        if trainer.world_size > 1:  # processes that validate on different numbers of batches deadlock
             counts = torch.tensor([len(part) for part in batches], device=trainer.strategy.root_device)
             fewest = trainer.strategy.all_gather(counts).reshape(-1, len(batches)).min(0).values.tolist()
             batches = [part[:fewer] for part, fewer in zip(batches, fewest, strict=True)]
@@ -195,12 +199,12 @@ class Validation:
 
 def _first(loader: Any, count: int | float) -> list[Any]:
     if hasattr(loader, "_iterator"):
-        loader._iterator = None  # persistent workers wait for the real run, in the remembered loader
+        loader._iterator = None  # the remembered loader keeps persistent workers for the real run
     return list(itertools.islice(loader, int(count)))
 
 
 class _Copies:
-    """Batches that hooks may write into."""
+    """Batches that are copied in each iteration, as hooks may write into them."""
 
     def __init__(self, batches: list[Any]) -> None:
         self.batches = batches
@@ -214,11 +218,11 @@ class _Copies:
 
 # ------------------------------------------------------------------------------------------------ loggers
 class _Mute:
-    """What a muted logger does before its own class: nothing, whatever it is told."""
+    """Mixin that makes every public method of a logger do nothing."""
 
     @property
     def experiment(self) -> Any:
-        """An object that takes every call."""
+        """An object that accepts every call."""
         return DummyExperiment()
 
     def __getattribute__(self, name: str) -> Any:
@@ -227,11 +231,11 @@ class _Mute:
 
 
 def nothing(*_: Any, **__: Any) -> None:
-    """Take everything, do nothing."""
+    """Accept any arguments and do nothing."""
 
 
 def muted(logger: Logger) -> Logger:
-    """A logger of the same class, with the same names, directories and attributes, that writes nothing."""
+    """Return a logger of the same class, with the same names, directories and attributes, that writes nothing."""
     if isinstance(logger, _Mute):
         return logger
     mute: Logger = object.__new__(type(f"Muted{type(logger).__name__}", (_Mute, type(logger)), {}))

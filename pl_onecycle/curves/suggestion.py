@@ -5,31 +5,16 @@ support a suggestion is refused.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
 from pl_onecycle.checks import expect, expect_one_of
-from pl_onecycle.curve import ROUNDING, Array, LossCurve
-
-Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
-
-# A curve with fewer points has no usable shape.
-MIN_POINTS = 5
-# A fall counts if, on a curve smoothed over WIDE decades, it exceeds MIN_FALL standard deviations of a fall by chance.
-# About one in twenty flat curves with noise falls as far.
-WIDE = 0.3
-MIN_FALL = 5.0
-# The trough of a curve: where SHARE of the fall has happened, at most WIDEST decades wide, as a loss that cannot fall
-# further stays low at any lr. Shares from 0.75 to 0.9 and widths from 1 to 1.5 work about as well.
-SHARE, WIDEST = 0.85, 1.25
-# The trough is read from a curve smoothed over this many decades, twenty points of a dense sweep; half as many work as
-# well but leave more noise.
-TROUGH_WIDTH = 0.2
-# Number of noise draws for the interval, and the width in decades above which it counts as wide.
-DRAWS, UNSURE = 40, 0.5
+from pl_onecycle.curves.curve import LossCurve
+from pl_onecycle.curves.methods import RULES, Method
+from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.thresholds import MIN_FALL, MIN_POINTS, NOISE_DRAWS, ROUNDING, WIDE_BANDWIDTH, WIDE_INTERVAL
 
 
 @dataclass(frozen=True)
@@ -61,7 +46,7 @@ class Suggestion:
     @property
     def is_unsure(self) -> bool:
         """Whether the interval is wider than half a decade."""
-        return self.decades > UNSURE + 1e-9  # two spacings of short cycles do not count as wide
+        return self.decades > WIDE_INTERVAL + 1e-9  # two spacings of short cycles do not count as wide
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, as saved in checkpoints."""
@@ -110,11 +95,8 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
         is a share of the fall instead of an absolute loss; minimum uses the raw loss, its only difference from smith;
         a suggestion at which the loss has exploded is refused.
     """
-    answer = _answer(curve, method)
-    if isinstance(answer, str):
-        return None
-    lr, reason = answer
-    return Suggestion(lr, method, reason, *_interval(curve, method, lr))
+    answer = read_curve(curve, method)
+    return answer if isinstance(answer, Suggestion) else None
 
 
 def refusal(curve: LossCurve, method: Method = "trough") -> str | None:
@@ -131,25 +113,30 @@ def refusal(curve: LossCurve, method: Method = "trough") -> str | None:
         >>> refusal(LossCurve([1e-3, 1e-2, 1e-1, 1.0, 10.0], [2.0] * 5))
         'the loss does not fall anywhere in the sweep'
     """
-    answer = _answer(curve, method)
-    return answer if isinstance(answer, str) else None
+    answer = read_curve(curve, method)
+    return answer.reason if isinstance(answer, Refusal) else None
 
 
-def _answer(curve: LossCurve, method: Method) -> tuple[float, str] | str:
+def read_curve(curve: LossCurve, method: Method = "trough") -> Suggestion | Refusal:
+    """Return what `suggest` suggests, or why it suggests nothing.
+
+    Raises:
+        ValueError: No such method.
+    """
     expect(isinstance(curve, LossCurve), "curve", "a LossCurve", type(curve).__name__, TypeError)
-    expect_one_of("method", method, _METHODS)
-    reason = _unfit(curve)
-    if reason is not None:
-        return reason
-    found = _METHODS[method](curve)
+    expect_one_of("method", method, RULES)
+    fault = find_fault(curve)
+    if fault is not None:
+        return fault
+    found = RULES[method](curve)
     if found is None:
-        return f"{method} finds no landmark on the curve"
-    lr, reason = found
+        return Refusal(f"{method} finds no landmark on the curve")
+    lr, reason = float(found[0]), found[1]
     smooth = curve.smoothed()
     there = float(np.interp(np.log(lr), np.log(curve.finite_lr), smooth))
     if lr > curve.finite_lr[smooth.argmin()] and there > curve.start + 0.5 * (curve.start - float(smooth.min())):
-        return f"{method} ends at {lr:.3g}, where the loss has exploded"
-    return float(lr), reason
+        return Refusal(f"{method} ends at {lr:.3g}, where the loss has exploded")
+    return Suggestion(lr, method, reason, *_interval(curve, method, lr))
 
 
 def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float]:
@@ -157,128 +144,43 @@ def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float
     smooth = curve.smoothed()
     random = np.random.default_rng(0)  # a curve always has the same interval, and the user's streams are not touched
     answers = [math.log(lr)]
-    for _ in range(DRAWS):
+    for _ in range(NOISE_DRAWS):
         drawn = smooth + random.normal(0.0, curve.noise, len(smooth))
-        found = _METHODS[method](LossCurve(curve.finite_lr.tolist(), drawn.tolist(), initial_loss=curve.initial_loss))
+        found = RULES[method](LossCurve(curve.finite_lr.tolist(), drawn.tolist(), initial_loss=curve.initial_loss))
         answers += [] if found is None else [math.log(found[0])]
     low, high = np.quantile(answers, (0.05, 0.95))
     return min(math.exp(low), lr), max(math.exp(high), lr)
 
 
-def _unfit(curve: LossCurve) -> str | None:
+def find_fault(curve: LossCurve) -> Refusal | None:
     """Return why no method can read the curve, or None."""
     if curve.outcome == "overridden":
-        return "the module sets the learning rate of its steps itself, so it cannot be swept"
+        return Refusal("the module sets the learning rate of its steps itself, so it cannot be swept")
     if len(curve) > 0 and len(curve.finite_loss) == 0:
-        return "the loss is not finite from the first step on"
+        return Refusal("the loss is not finite from the first step on")
     if curve.initial_loss is not None and not np.isfinite(curve.initial_loss):
-        return "the loss is not finite from the first step on"
+        return Refusal("the loss is not finite from the first step on")
     if len(curve.finite_loss) < MIN_POINTS:
-        return f"the sweep ended after {len(curve.finite_loss)} finite points, at least {MIN_POINTS} are needed"
+        return Refusal(
+            f"the sweep ended after {len(curve.finite_loss)} finite points, at least {MIN_POINTS} are needed"
+        )
     if np.any(np.diff(curve.finite_lr) < 0) or curve.finite_lr[0] == curve.finite_lr[-1]:
-        return "the learning rate does not rise from point to point, so this is no sweep"
-    wide = curve.smoothed(WIDE)
+        return Refusal("the learning rate does not rise from point to point, so this is no sweep")
+    wide = curve.smoothed(WIDE_BANDWIDTH)
     lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
     highest = int(wide[:lowest].argmax())
     fall, noise = float(wide[highest] - wide[lowest]), _noise_between(curve, [highest, lowest])
     # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
     if min(fall, curve.start - float(wide[lowest])) <= ROUNDING * abs(curve.start):
-        return "the loss does not fall anywhere in the sweep"
+        return Refusal("the loss does not fall anywhere in the sweep")
     if fall <= MIN_FALL * noise:
-        return f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times the noise of {noise:.3g}"
+        return Refusal(f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times the noise of {noise:.3g}")
     return None
 
 
 def _noise_between(curve: LossCurve, points: list[int]) -> float:
     """Return the standard deviation, by chance, of the difference of two points of the widely smoothed curve."""
     decades = np.log10(curve.finite_lr)
-    weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE) ** 2)
+    weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE_BANDWIDTH) ** 2)
     averaged = weight.sum(0) ** 2 / (weight**2).sum(0)  # effective number of losses
     return curve.noise * math.sqrt(float((1 / averaged).sum()))
-
-
-# ------------------------------------------------------------------------------------------ methods
-# Each takes a curve that `_unfit` accepts and returns the lr and the reason, or None without a landmark.
-
-
-def _trough(curve: LossCurve) -> tuple[float, str]:
-    decades, smooth = np.log10(curve.finite_lr), curve.smoothed(TROUGH_WIDTH)
-    lowest = int(smooth.argmin())
-    start = float(np.median(smooth[: max(len(smooth) // 10, 3)]))
-    level = start - SHARE * (start - float(smooth[lowest]))
-    first = int(np.flatnonzero(smooth <= level)[0])
-    left = _crossing(decades, smooth, level, first)
-    above = np.flatnonzero(smooth[lowest:] > level)
-    right = _crossing(decades, smooth, level, lowest + int(above[0])) if len(above) else float(decades[-1])
-    is_cut, right = right > left + WIDEST, min(right, left + WIDEST)
-    trough = f"from {10**left:.3g} to {10**right:.3g}{', cut there' if is_cut else ''}"
-    return 10 ** ((left + right) / 2), f"the middle of the trough {trough}, where {SHARE:.0%} of the fall has happened"
-
-
-def _crossing(x: Array, y: Array, level: float, after: int) -> float:
-    """Return where the line from the point before ``after`` to ``after`` crosses the level."""
-    before = max(after - 1, 0)
-    rise = y[after] - y[before]
-    return float(x[after] if rise == 0 else x[before] + (level - y[before]) / rise * (x[after] - x[before]))
-
-
-def _smith(curve: LossCurve) -> tuple[float, str]:
-    smooth = curve.smoothed()
-    lowest = curve.finite_lr[smooth.argmin()]
-    return lowest / 10, f"one order of magnitude below {lowest:.3g}, where the smoothed loss is lowest"
-
-
-def _minimum(curve: LossCurve) -> tuple[float, str]:
-    lowest = curve.finite_lr[curve.finite_loss.argmin()]
-    return lowest / 10, f"one order of magnitude below {lowest:.3g}, where the raw loss is lowest"
-
-
-def _steepest(curve: LossCurve) -> tuple[float, str]:
-    lr, loss = _one_point_per_lr(curve)
-    lr, loss = lr[: loss.argmin() + 1], loss[: loss.argmin() + 1]
-    if len(lr) < 2:
-        return _smith(curve)
-    slope = np.diff(loss) / np.diff(np.log(lr))
-    return lr[slope.argmin()], "where the smoothed loss falls fastest over log lr"
-
-
-def _valley(curve: LossCurve) -> tuple[float, str]:
-    lr, loss = _one_point_per_lr(curve)
-    length = np.ones(len(loss), dtype=int)
-    for i in range(1, len(loss)):
-        longer = length[:i][loss[:i] > loss[i]]
-        length[i] = 1 + (longer.max() if len(longer) else 0)
-    end = int(length.argmax())
-    start = end - int(length[end])
-    at = max(start + int((end - start) / 3) + int((end - start) / 6), 0)
-    return lr[at], f"half way down the longest fall, which ends at {lr[end]:.3g}"
-
-
-def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[float, str] | None:
-    lr, loss = _one_point_per_lr(curve)
-    gap = min(gap, len(lr) - 1)
-    slope = np.gradient(loss / (curve.start - loss.min()))
-    right, left = len(lr) - 1, len(lr) - 1 - gap
-    at = left
-    while left >= 0 and abs(slope[right] - slope[left]) > threshold:
-        at = left
-        right, left = right - 1, left - 1
-    return (lr[at], "where the slopes of a sliding pair of points first agree") if left >= 0 else None
-
-
-_METHODS: dict[Method, Callable[[LossCurve], tuple[float, str] | None]] = {
-    "trough": _trough,
-    "smith": _smith,
-    "steepest": _steepest,
-    "valley": _valley,
-    "slide": _slide,
-    "minimum": _minimum,
-}
-METHODS: tuple[Method, ...] = get_args(Method)
-
-
-def _one_point_per_lr(curve: LossCurve) -> tuple[Array, Array]:
-    """Merge the points of one stair, so that slopes over lr exist."""
-    lr, where = np.unique(curve.finite_lr, return_inverse=True)
-    loss = np.bincount(where, weights=curve.smoothed()) / np.bincount(where)
-    return lr, loss

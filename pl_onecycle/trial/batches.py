@@ -1,7 +1,13 @@
-"""Where batches come from: what of it a trial puts back, and what is gone once it has been taken.
+"""Sources of batches: restore those that can be started over, and keep the batches taken from the others.
 
-Most loaders are started over and begin with the same batches, if their samplers and random generators are what they
-were. From a queue, a socket or an iterator a batch comes once; what a trial takes from those goes to the real run.
+Most loaders can be started over and begin with the same batches if their samplers and random generators are restored.
+A queue, a socket or an iterator gives each batch once; the batches that a trial takes from it go to the real run.
+
+The life of a batch: before a trial, `tape_of` decides for each loader whether it can be started over. If it can, its
+samplers and generators are remembered, the trial iterates over it from its start, and restoring them makes the real run
+draw the same batches again. If it cannot, the trial draws from a `Tape`, which passes each batch on and keeps a copy;
+afterwards `TakenFirst` stands before the loader and gives the copies to the real run, which then continues with the
+iterator that the trial has left.
 """
 
 import copy
@@ -12,23 +18,23 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import ModuleType
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, Sampler
 
-from pl_onecycle.memory import ATOMS, GENERATORS, Memory, RandomState
+from pl_onecycle._lightning import pl
+from pl_onecycle.trial.memory import ATOMS, GENERATORS, Memory, RandomState
 
-# A container of more parts holds data, not what makes batches of them.
+# A larger container holds data, not the objects that make batches.
 MOST_PARTS = 100
-# Where the search for them ends.
+# Types at which the search for these objects ends.
 NO_SOURCE = (type, ModuleType, str, bytes, int, float, type(None), Tensor, np.ndarray, pl.Trainer, pl.LightningModule)
 
 
-# ------------------------------------------------------------------------------------- what is put back
+# ------------------------------------------------------------------------------------- what is restored
 def leave_data_alone(memory: Memory, loaders: list[Any]) -> None:
-    """To be called first, so that no data set is copied because something else refers to it."""
+    """Keep data sets by reference; call this first, so that none is copied because another object refers to it."""
     for loader in loaders:
         _leave_alone(memory, getattr(loader, "dataset", None))
 
@@ -50,7 +56,7 @@ def _leave_alone(memory: Memory, data: Any, depth: int = 4) -> None:
 
 
 def remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4) -> None:
-    """Generators, samplers, modules and numbers in what batches are made by; never the data themselves."""
+    """Remember the generators, samplers, modules and numbers that make batches; never the data themselves."""
     if id(source) in seen or isinstance(source, NO_SOURCE):
         return
     seen.add(id(source))
@@ -63,26 +69,26 @@ def remember_source(memory: Memory, source: Any, seen: set[int], depth: int = 4)
     elif len(source) <= MOST_PARTS and all(isinstance(part, ATOMS) for part in source):
         memory.remember(source)
     inside = source if isinstance(source, dict) else getattr(source, "__dict__", {})
-    # The workers behind `_iterator` are those of the real run, which nobody touches.
+    # The workers behind `_iterator` belong to the real run and are not touched.
     parts = source if isinstance(source, (list, tuple)) else [inside[key] for key in inside if key != "_iterator"]
     if depth > 0 and len(parts) <= MOST_PARTS:
         for part in parts:
             remember_source(memory, part, seen, depth - 1)
 
 
-# ----------------------------------------------------------------------------- what is gone once taken
+# -------------------------------------------------------------------------- what can be taken only once
 class Tape(Iterator[Any]):
-    """Batches from a source that cannot be started over; remembers what it has given.
+    """Batches from a source that cannot be started over; remembers the batches it has given.
 
     Args:
-        source: Where it goes on.
-        looks: Iterators that have been asked for one batch each. They are kept, as a generator that is dropped may end
-            what it has taken from.
-        seen: Those batches, which come first.
+        source: The iterator that gives the batches.
+        peeked: Iterators that were asked for one batch each. They are kept, as a generator that is dropped may close
+            its source.
+        seen: Those batches; they come first.
     """
 
-    def __init__(self, source: Iterator[Any], looks: Sequence[Iterator[Any]], seen: Iterable[Any]) -> None:
-        self.source, self.looks, self.taken = itertools.chain(seen, source), looks, deque[Any]()
+    def __init__(self, source: Iterator[Any], peeked: Sequence[Iterator[Any]], seen: Iterable[Any]) -> None:
+        self.source, self.peeked, self.taken = itertools.chain(seen, source), peeked, deque[Any]()
 
     def __next__(self) -> Any:
         batch = next(self.source)
@@ -91,21 +97,21 @@ class Tape(Iterator[Any]):
 
 
 def copied(batch: Any) -> Any:
-    """A copy of a batch, as training may write into it; of what cannot be copied, the very batch."""
+    """Return a copy of a batch, as training may write into it; return the batch itself if it cannot be copied."""
     with suppress(Exception):
         return copy.deepcopy(batch)
     return batch
 
 
 class TakenFirst:
-    """A loader that gives the batches of a tape before its own; an epoch that leaves some leaves them to the next."""
+    """A loader that gives the batches of a tape before its own; batches that one epoch leaves go to the next."""
 
     def __init__(self, loader: Any, tape: Tape) -> None:
         self.loader, self.tape, self.taken, self.begun = loader, tape, tape.taken, [tape.source]
 
     def __iter__(self) -> Iterator[Any]:
-        anew = iter(self.loader)  # asked for in any case: a DataLoader draws a random number then
-        return _taken_first(self.taken, self.begun.pop() if self.begun else anew)
+        own = iter(self.loader)  # created in any case, as a DataLoader then draws a random number
+        return _taken_first(self.taken, self.begun.pop() if self.begun else own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -118,7 +124,7 @@ def _taken_first(taken: deque[Any], source: Iterator[Any]) -> Iterator[Any]:
 
 
 def tape_of(loader: Any, source: Callable[[], Iterator[Any]]) -> Tape | None:
-    """None for a loader that can be started over; else a tape of what ``source`` gives from here on."""
+    """Return None for a loader that can be started over, else a tape of what ``source`` gives from now on."""
     dataset = getattr(loader, "dataset", None)
     if isinstance(loader, (TakenFirst, Iterator)) or isinstance(dataset, Iterator):
         return Tape(source(), (), ())
@@ -129,11 +135,11 @@ def tape_of(loader: Any, source: Callable[[], Iterator[Any]]) -> Tape | None:
         if dataset is not None and iter(dataset) is iter(dataset):
             return Tape(source(), (), ())
     (one, first), (other, second) = _first_batch(loader), _first_batch(loader)
-    return None if _look(first) == _look(second) else Tape(source(), (one, other), (*first, *second))
+    return None if _fingerprint(first) == _fingerprint(second) else Tape(source(), (one, other), (*first, *second))
 
 
 def _first_batch(loader: Any) -> tuple[Iterator[Any], list[Any]]:
-    """A new iterator and the batch that it begins with, if any."""
+    """Return a new iterator and the batch that it begins with, if any."""
     with _untouched(loader):
         iterator = iter(loader)
         return iterator, list(itertools.islice(iterator, 1))
@@ -141,7 +147,7 @@ def _first_batch(loader: Any) -> tuple[Iterator[Any], list[Any]]:
 
 @contextmanager
 def _untouched(loader: Any) -> Iterator[None]:
-    """Leave the loader and the random streams as they were."""
+    """Restore the loader and the random streams afterwards."""
     with ExitStack() as undo:
         undo.callback(RandomState().restore)
         memory = Memory()
@@ -151,17 +157,17 @@ def _untouched(loader: Any) -> Iterator[None]:
         yield
 
 
-def _look(item: Any, depth: int = 8) -> Any:
-    """What compares as the content of a batch, of whatever objects it is made."""
+def _fingerprint(item: Any, depth: int = 8) -> Any:
+    """Return a value that is equal for batches of equal content, whatever objects they are made of."""
     if isinstance(item, Tensor):
         bits = item.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         return item.dtype, item.shape, bits.numpy().tobytes()
     if isinstance(item, np.ndarray):
         return item.dtype, item.shape, item.tobytes()
     if isinstance(item, ATOMS):
-        return repr(item)  # NaN is NaN
+        return repr(item)  # NaN equals NaN
     if isinstance(item, dict):
-        return [(repr(key), _look(value, depth - 1)) for key, value in item.items()]
+        return [(repr(key), _fingerprint(value, depth - 1)) for key, value in item.items()]
     if isinstance(item, (list, tuple)):
-        return [_look(part, depth - 1) for part in item]
-    return type(item), _look(vars(item), depth - 1) if depth > 0 and hasattr(item, "__dict__") else None
+        return [_fingerprint(part, depth - 1) for part in item]
+    return type(item), _fingerprint(vars(item), depth - 1) if depth > 0 and hasattr(item, "__dict__") else None

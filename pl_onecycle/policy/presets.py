@@ -7,13 +7,33 @@ from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
 from pl_onecycle.checks import expect_integer, expect_number, expect_one_of
-from pl_onecycle.policy import Anneal, OneCyclePolicy, whole_steps
+from pl_onecycle.policy.one_cycle import OneCyclePolicy, whole_steps
+from pl_onecycle.policy.shapes import Anneal
 
 Preset = Literal["smith", "torch", "torch_three_phase", "fastai", "exp_decay"]
 
 
 class PolicyArguments(TypedDict, total=False):
-    """Keyword arguments of `OneCyclePolicy` and its presets; None keeps the default of the preset."""
+    """Keyword arguments of a one-cycle schedule; None keeps the default of the preset.
+
+    The one list of them: presets, `OneCycleScheduler`, `configure_one_cycle`, `OneCycleSettings` and the command line
+    take these.
+
+    Args:
+        pct_start: Share of the steps in the rise.
+        pct_plateau: Share of the steps held at ``max_lr``.
+        pct_annihilation: Share of the steps in the annihilation.
+        div_factor: Ratio of peak to initial learning rate, >= 1.
+        final_div_factor: Ratio of initial to final learning rate.
+        anneal_strategy: Shape of every phase: ``"linear"``, ``"cos"`` or ``"exponential"``.
+        cycle_momentum: False leaves momentum unchanged.
+        base_momentum: Momentum at the peak of the learning rate, in [0, 1).
+        max_momentum: Momentum at the start and at the end, in [0, 1).
+        rampup_epochs: For ``"exp_decay"``: epochs of the rise.
+        sustain_epochs: For ``"exp_decay"``: epochs at the peak.
+        exp_decay: For ``"exp_decay"``: share of the remaining way down that is left after one epoch.
+        steps_per_epoch: For ``"exp_decay"``: optimizer steps per epoch.
+    """
 
     pct_start: float | None
     pct_plateau: float | None

@@ -1,6 +1,6 @@
-"""Read and write what the parameter groups of an optimizer hold: learning rate, momentum and weight decay.
+"""Read and write learning rate, momentum and weight decay in the parameter groups of an optimizer.
 
-The one place that knows where torch optimizers keep these: ``lr`` and ``weight_decay`` as a number or a tensor,
+The only module that knows where torch optimizers store these: ``lr`` and ``weight_decay`` as a number or a tensor,
 momentum as ``momentum`` (SGD, RMSprop) or as the first of ``betas`` (the Adam family).
 """
 
@@ -25,7 +25,7 @@ def write(holder: dict[str, Any], key: str, value: float) -> None:
 
 # --------------------------------------------------------------------------------------- learning rate
 def check_lrs(optimizer: Optimizer, error: type[Exception] = ValueError) -> None:
-    """Raise ``error`` unless every group of ``optimizer`` has a finite numeric ``lr`` >= 0; TypeError if it is none."""
+    """Raise ``error`` unless every group has a finite numeric ``lr`` >= 0; TypeError for a non-optimizer."""
     wanted = "an optimizer whose parameter groups have a finite numeric `lr` >= 0"
     expect(isinstance(optimizer, Optimizer), "optimizer", wanted, optimizer, TypeError)
     name = type(optimizer).__name__
@@ -38,18 +38,18 @@ def check_lrs(optimizer: Optimizer, error: type[Exception] = ValueError) -> None
 
 
 def peak_lrs(optimizer: Optimizer) -> list[float]:
-    """Return per group the lr that its schedule is built around.
+    """Return for each group the lr that its schedule is built around.
 
-    That is ``max_lr`` where a one-cycle scheduler left it, else ``initial_lr`` where any scheduler did, else the
-    group's ``lr``.
+    That is ``max_lr`` if a one-cycle scheduler set it, else ``initial_lr`` if any scheduler set it, else the group's
+    ``lr``.
     """
     return [float(group.get("max_lr", group.get("initial_lr", group["lr"]))) for group in optimizer.param_groups]
 
 
 def rescale(value: float, old_top: float, new_top: float) -> float:
-    """Return ``value`` in the same ratio to ``new_top`` as it had to ``old_top``; exactly ``new_top`` at the top.
+    """Return ``value`` scaled by ``new_top / old_top``; exactly ``new_top`` for ``old_top``.
 
-    A top of zero has no ratio; every value becomes ``new_top``.
+    If ``old_top`` is zero, every value becomes ``new_top``.
 
     Example:
         >>> rescale(0.25, old_top=1.0, new_top=0.5)
@@ -72,7 +72,7 @@ def momentum_of(group: dict[str, Any]) -> float | None:
 
 
 def has_momentum(group: dict[str, Any]) -> bool:
-    """Whether the group trains with momentum; one whose momentum is 0 does not, and is never given any."""
+    """Return whether the group trains with momentum; a momentum of 0 counts as none and stays 0."""
     return bool(momentum_of(group))
 
 
@@ -89,7 +89,7 @@ def write_momentum(group: dict[str, Any], momentum: float) -> None:
 
 # ---------------------------------------------------------------------------------------- weight decay
 def weight_decay_of(optimizer: Optimizer, error: type[Exception] = ValueError) -> float:
-    """Return the largest weight decay of the groups; raises ``error`` for an optimizer that knows none."""
+    """Return the largest weight decay of the groups; raise ``error`` for an optimizer without weight decay."""
     decays = [float(group["weight_decay"]) for group in _with_weight_decay(optimizer)]
     wanted = "an optimizer with weight decay (a `weight_decay` in its parameter groups)"
     expect(bool(decays), "optimizer", wanted, type(optimizer).__name__, error)
@@ -97,9 +97,9 @@ def weight_decay_of(optimizer: Optimizer, error: type[Exception] = ValueError) -
 
 
 def write_weight_decay(optimizer: Optimizer, weight_decay: float) -> int:
-    """Make ``weight_decay`` the largest one, the others keep their ratio to it; return how many groups decay.
+    """Set the largest weight decay, keep the ratio of the others to it, and return how many groups decay.
 
-    Groups at 0 beside decayed ones stay at 0; where all are at 0, all get it.
+    Groups at 0 next to decayed ones stay at 0; if all are at 0, all get ``weight_decay``.
     """
     top = weight_decay_of(optimizer)
     decayed = [group for group in _with_weight_decay(optimizer) if top == 0 or float(group["weight_decay"]) > 0]

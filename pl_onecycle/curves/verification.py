@@ -8,16 +8,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pl_onecycle.choice import level
-from pl_onecycle.curve import LossCurve
-from pl_onecycle.suggestion import Suggestion
-
-# Default number of cycles, and the decades between neighbours: most suggestions are off by at most half a decade to
-# either side, see benchmarks/suggestion.py.
-CYCLES, SPACING = 5, 0.25
-# A candidate that is worse than the best one by this multiple of the median excess weighs e times less. On the tasks of
-# that benchmark used in development, 0.6 to 1.2 worked about as well.
-SOFTNESS = 0.8
+from pl_onecycle.curves.choice import level
+from pl_onecycle.curves.curve import LossCurve
+from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.suggestion import Suggestion
+from pl_onecycle.curves.thresholds import SOFTNESS, SPACING
 
 
 def candidates(lr: float, count: int) -> list[float]:
@@ -34,7 +29,7 @@ def candidates(lr: float, count: int) -> list[float]:
     return [lr * 10 ** (SPACING * (k - count // 2)) for k in range(count)]
 
 
-def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: str = "val_loss") -> Suggestion | str:
+def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: str = "val_loss") -> Suggestion | Refusal:
     """Return the suggestion that short cycles support, or why there is none.
 
     L is the level at which a cycle ends, see `level`: of the monitored quantity if all cycles have it, else of the
@@ -62,7 +57,7 @@ def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: st
     left = {lr: curve for lr, curve in curves.items() if curve.outcome == "completed" and _is_finite(curve)}
     if not left:
         tried = f"{len(curves)} short cycles around the {found.lr:.3g} of {found.method}"
-        return f"none of {tried} completed with finite losses"
+        return Refusal(f"none of {tried} completed with finite losses")
     is_monitored = all(curve.val_loss for curve in left.values())
     ends = np.array([level(curve, "validation loss" if is_monitored else "training loss") for curve in left.values()])
     excess = ends - ends.min()

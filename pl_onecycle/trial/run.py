@@ -6,27 +6,25 @@ which they run; afterwards model, optimizer and Trainer are as before.
 
 from collections.abc import Callable
 
-import lightning.pytorch as pl
-import torch
-from lightning.pytorch.loops import _FitLoop
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch.optim import Optimizer
 
-from pl_onecycle.curve import LossCurve
-from pl_onecycle.isolation import isolated
+from pl_onecycle._lightning import _FitLoop, pl, rank_zero_warn
+from pl_onecycle.curves import LossCurve
 from pl_onecycle.policy import Policy
-from pl_onecycle.recorder import Looks, OnStep, Recorder
-from pl_onecycle.schedules import optimizer_of
+from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.trial.checkups import Checkups
+from pl_onecycle.trial.isolation import isolated
+from pl_onecycle.trial.recorder import OnStep, Recorder
 
 
 def run_trial(
-    trainer: pl.Trainer,
+    run: RunOptimizer,
     policy: Policy,
     *,
-    optimizer: int = 0,
     early_stop_threshold: float | None = 4.0,
     on_step: OnStep | None = None,
-    prepare: Callable[[torch.optim.Optimizer], object] | None = None,
-    looks: Looks | None = None,
+    prepare: Callable[[Optimizer], object] | None = None,
+    checkups: Checkups | None = None,
 ) -> LossCurve:
     """Train ``policy.total_steps`` steps of an optimizer in isolation and return the loss after each.
 
@@ -37,35 +35,34 @@ def run_trial(
 
     The loss of a step is what its gradient is of. With automatic optimization that is the mean over the micro-batches;
     with manual optimization the sum of what went to ``manual_backward`` since an optimizer last stepped, or, for a
-    module that calls ``backward`` itself, what ``training_step`` returns. On several processes it is the mean over
-    them, and they agree at every step on going on: what stops one of them stops all at the same step.
+    module that calls ``backward`` itself, what ``training_step`` returns. With several processes it is the mean over
+    them, and all decide together at every step whether to continue: what stops one of them stops all at the same step.
 
     Args:
-        trainer: A Trainer within ``fit``, with its train loader set up.
+        run: The optimizer that follows the policy, in a Trainer whose train loader is set up.
         policy: Learning rate, and momentum if not None, of each step.
-        optimizer: Index of the optimizer that follows the policy, in the order of ``configure_optimizers``.
         early_stop_threshold: When the sweep has diverged, see `first_explosion`; None never stops early
             but at a loss that is not finite.
         on_step: Called with the number of steps done and the last known loss.
         prepare: Called with the optimizer before the first step, to write what is on trial into its groups.
-        looks: When to validate, and to ask whether it is worth going on.
+        checkups: When to validate, and to ask whether to end the trial.
 
     Returns:
         The curve, with one point for each step after which a loss was measured.
 
     Raises:
-        MisconfigurationException: The module has no such optimizer, it has no usable lr, or its loss is never seen.
+        MisconfigurationException: The module's loss is never seen.
         TrialFailedElsewhere: Another process failed in the trial.
     """
-    chosen = optimizer_of(trainer, optimizer)
-    recorder = Recorder(trainer, policy, chosen, early_stop_threshold, on_step, looks)
-    with isolated(trainer, recorder, looks.val_batches if looks else 0, recorder.is_validation_due) as loop:
+    checkups = checkups or Checkups()
+    recorder = Recorder(run, policy, early_stop_threshold, on_step, checkups)
+    with isolated(run.trainer, recorder, checkups.val_batches, recorder.is_validation_due) as loop:
         try:
             if prepare is not None:
-                prepare(chosen)
+                prepare(run.optimizer)
             recorder.begin()
-            _train(trainer, loop, recorder)
-            recorder.look()
+            _train(run.trainer, loop, recorder)
+            recorder.fetch_losses()
         except Exception as error:
             if recorder.is_divergence(error):
                 rank_zero_warn(f"A trial has diverged and ended in {type(error).__name__}: {error}")

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from pl_onecycle.curve import Array, LossCurve, noise_of
-
-# The level of a curve is read from its end: this share of its points, and at least this many.
-END, MIN_END = 0.2, 3
-# A curve with fewer points has no usable level.
-MIN_POINTS = 5
-# A margin above SURE standard errors is more than chance; it matters above the share MATTERS of what training changed.
-SURE, MATTERS = 4.0, 0.03
-# A candidate is hopeless if at IN_A_ROW checkups in a row it is worse than the best one by the share HOPELESS of the
-# progress of the best one.
-IN_A_ROW, HOPELESS = 3, 0.5
-# Number of checkups of a curve.
-TIMES = 10
+from pl_onecycle.curves.curve import LossCurve
+from pl_onecycle.curves.noise import Array, noise_of
+from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.thresholds import (
+    CHECKUPS,
+    END_SHARE,
+    HOPELESS_CHECKUPS,
+    HOPELESS_SHARE,
+    MATTERS,
+    MIN_END_POINTS,
+    MIN_POINTS,
+    SURE_MARGIN,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def choose(
     curves: Mapping[float, LossCurve],
     name: str = "candidate",
     of_equals: Callable[[Sequence[float]], float] = max,
-) -> Choice | str:
+) -> Choice | Refusal:
     """Choose the candidate whose curve ends lowest, or return why none can be chosen.
 
     The level L of a curve is the mean of the last fifth of its losses, at least three. As all candidates see the
@@ -91,10 +91,12 @@ def choose(
     left = {value: curve for value, curve in curves.items() if curve.outcome in ("completed", "stopped")}
     left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve)}
     if not left:
-        return f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
+        return Refusal(
+            f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
+        )
     left = {value: curve for value, curve in left.items() if len(curve) >= MIN_POINTS}
     if not left:
-        return f"the candidates ended after fewer than {MIN_POINTS} steps"
+        return Refusal(f"the candidates ended after fewer than {MIN_POINTS} steps")
     left = {value: curve for value, curve in left.items() if _is_validated(curve)} or left
     validated = all(_is_validated(curve) for curve in left.values())
     reasons: list[str] = []
@@ -114,7 +116,7 @@ def choose(
 
 
 def _is_validated(curve: LossCurve) -> bool:
-    return len(curve.val_loss) >= MIN_END and all(map(math.isfinite, curve.val_loss))
+    return len(curve.val_loss) >= MIN_END_POINTS and all(map(math.isfinite, curve.val_loss))
 
 
 def level(curve: LossCurve, kind: str) -> float:
@@ -158,7 +160,7 @@ def _judged(curve: LossCurve, kind: str) -> Array:
 
 
 def _end(losses: Array) -> Array:
-    return losses[-max(round(END * len(losses)), MIN_END) :]
+    return losses[-max(round(END_SHARE * len(losses)), MIN_END_POINTS) :]
 
 
 def _noise(best: Array, other: Array) -> float:
@@ -168,7 +170,7 @@ def _noise(best: Array, other: Array) -> float:
     end = len(_end(difference))
     # Two runs begin alike and drift apart, so the noise is that of the later part.
     error = noise_of(difference[-2 * end :]) / float(np.sqrt(end))
-    return max(SURE * error, MATTERS * float(np.ptp(best)))
+    return max(SURE_MARGIN * error, MATTERS * float(np.ptp(best)))
 
 
 def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
@@ -198,16 +200,16 @@ def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
     best = min(complete, key=lambda other: _end(_judged(other, kind)).mean())
     mine, theirs = _checkup_losses(curve, validated, len(best)), _checkup_losses(best, validated, len(best))
     start = theirs[0] if validated else best.start
-    noise = noise_of(_judged(best, kind)) / (1 if validated else np.sqrt(len(best) / TIMES))
+    noise = noise_of(_judged(best, kind)) / (1 if validated else np.sqrt(len(best) / CHECKUPS))
     behind = [
-        there - here > max(HOPELESS * (max(start, here) - min(theirs[: k + 1])), SURE * noise)
+        there - here > max(HOPELESS_SHARE * (max(start, here) - min(theirs[: k + 1])), SURE_MARGIN * noise)
         for k, (there, here) in enumerate(zip(mine, theirs, strict=False))
     ]
-    return len(behind) >= IN_A_ROW and all(behind[-IN_A_ROW:])
+    return len(behind) >= HOPELESS_CHECKUPS and all(behind[-HOPELESS_CHECKUPS:])
 
 
 def _checkup_losses(curve: LossCurve, validated: bool, whole: int) -> list[float]:
     if validated:
         return list(curve.val_loss)
-    size = max(whole // TIMES, 1)
+    size = max(whole // CHECKUPS, 1)
     return [float(np.mean(curve.loss[k : k + size])) for k in range(0, len(curve) - size + 1, size)]

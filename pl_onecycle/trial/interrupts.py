@@ -1,4 +1,4 @@
-"""Let Ctrl-C and SIGTERM wait while something must not be cut short."""
+"""Delay Ctrl-C and SIGTERM while code must not be interrupted."""
 
 import signal
 import threading
@@ -7,9 +7,9 @@ from typing import Any
 
 
 class Signals:
-    """Ctrl-C and SIGTERM reach their handlers at once, but wait as long as ``wait`` is set.
+    """Pass Ctrl-C and SIGTERM to their handlers at once, but hold them while ``wait`` is set.
 
-    So nothing comes between an end and its beginning: a second Ctrl-C cannot cut the way back short.
+    So nothing interrupts cleanup once it has begun, not even a second Ctrl-C.
     """
 
     def __init__(self) -> None:
@@ -18,7 +18,7 @@ class Signals:
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers, and get no signals
+        if threading.current_thread() is threading.main_thread():  # others cannot set handlers and get no signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.getsignal(number)
                 if callable(handler):

@@ -1,66 +1,12 @@
-"""Schedules as frozen values: optimizer step -> learning rate and momentum.
-
-Pure Python; imports neither torch nor Lightning. A policy never touches an optimizer: `scheduler.py`
-applies one in training, `trial.py` applies one in a trial.
-
-Steps are optimizer steps, counted from zero: ``lr(k)`` is the learning rate that step ``k`` uses.
-Every ``pct_*`` is a fraction of ``total_steps`` in [0, 1].
-
-References:
-    Smith, "Cyclical learning rates for training neural networks", arXiv:1506.01186 (LR range test).
-    Smith, "A disciplined approach to neural network hyper-parameters", arXiv:1803.09820 (1cycle).
-    Smith and Topin, "Super-convergence", arXiv:1708.07120.
-"""
+"""`OneCyclePolicy`: one cycle of learning rate and momentum, then the annihilation of the learning rate."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
 
 from pl_onecycle.checks import expect, expect_bool, expect_integer, expect_number, expect_one_of
-
-Anneal = Literal["linear", "cos", "cosine", "exponential"]
-SweepMode = Literal["exponential", "linear", "staircase"]
-
-
-class Policy(Protocol):
-    """The interface of a schedule that a scheduler or a trial uses."""
-
-    @property
-    def total_steps(self) -> int:
-        """Number of optimizer steps of the schedule."""
-
-    def lr(self, step: float) -> float:
-        """Return the learning rate of optimizer step ``step``."""
-
-    def momentum(self, step: float) -> float | None:
-        """Return the momentum of optimizer step ``step``, or None to leave it unchanged."""
-
-
-# ------------------------------------------------------------------------------------------- shapes
-# A shape maps time t in [0, 1] and the ratio end / start of two values to the share of the way from
-# start to end. Only the exponential shape uses the ratio.
-
-
-def _linear(t: float, ratio: float) -> float:
-    return t
-
-
-def _cosine(t: float, ratio: float) -> float:
-    return (1 - math.cos(math.pi * t)) / 2
-
-
-def _exponential(t: float, ratio: float) -> float:
-    return t if ratio == 1 else (ratio**t - 1) / (ratio - 1)
-
-
-_SHAPES: dict[str, Callable[[float, float], float]] = {
-    "linear": _linear,
-    "cos": _cosine,  # torch's name
-    "cosine": _cosine,
-    "exponential": _exponential,
-}
+from pl_onecycle.policy.shapes import SHAPES, Anneal, between
 
 
 @dataclass(frozen=True)
@@ -85,11 +31,6 @@ class Phase:
 def _share(step: float, phase: Phase, shape: Callable[[float, float], float]) -> float:
     t = 1.0 if phase.span == 0 else min((step - phase.start) / phase.span, 1.0)
     return t if t in (0.0, 1.0) else shape(t, phase.lr[1] / phase.lr[0])
-
-
-def _between(ends: tuple[float, float], share: float) -> float:
-    # Exact at the joints, whatever the rounding.
-    return ends[1] if share == 1 else ends[0] + (ends[1] - ends[0]) * share
 
 
 def whole_steps(fraction: float, total_steps: int) -> int:
@@ -186,7 +127,7 @@ class OneCyclePolicy:
         expect(whole <= 1 + 1e-9, " + ".join(f"{name}" for name in fractions), "at most 1", whole)
         expect_number("div_factor", self.div_factor, minimum=1)
         expect_number("final_div_factor", self.final_div_factor, minimum=1 / self.div_factor)
-        expect_one_of("anneal_strategy", self.anneal_strategy, _SHAPES)
+        expect_one_of("anneal_strategy", self.anneal_strategy, SHAPES)
         expect_bool("cycle_momentum", self.cycle_momentum)
         expect_number("base_momentum", self.base_momentum, minimum=0, below=1)
         expect_number("max_momentum", self.max_momentum, minimum=self.base_momentum, below=1)
@@ -221,14 +162,14 @@ class OneCyclePolicy:
     def lr(self, step: float) -> float:
         """Return the learning rate of optimizer step ``step``; from ``total_steps`` on, the last one."""
         phase, share = self._at(step)
-        return _between(phase.lr, share)
+        return between(phase.lr, share)
 
     def momentum(self, step: float) -> float | None:
         """Return the momentum of optimizer step ``step``, or None with ``cycle_momentum=False``."""
         if not self.cycle_momentum:
             return None
         phase, share = self._at(step)
-        return _between(phase.momentum, share)
+        return between(phase.momentum, share)
 
     @cached_property
     def _phase_steps(self) -> tuple[int, int, int, int]:
@@ -250,78 +191,4 @@ class OneCyclePolicy:
         phase = next(phase for phase in reversed(self.phases) if phase.start <= step)
         if phase.name == "fall" and self.decay is not None:
             return phase, 1 - self.decay ** (step - phase.start)
-        return phase, _share(step, phase, _SHAPES[self.anneal_strategy])
-
-
-# --------------------------------------------------------------------------------------- range test
-@dataclass(frozen=True)
-class RangeTestPolicy:
-    r"""The sweep of an LR range test: from ``min_lr`` to ``max_lr`` in ``num_steps`` steps, both ends exact.
-
-    With t = k / (``num_steps`` - 1):
-
-    - ``"exponential"``: lr(k) = ``min_lr`` (``max_lr`` / ``min_lr``)\ :sup:`t`
-    - ``"linear"``: lr(k) = ``min_lr`` + (``max_lr`` - ``min_lr``) t
-    - ``"staircase"``: the exponential sweep in ``num_stairs`` stairs, each held for the same number of
-      steps, so that the loss has time to respond to each learning rate
-
-    From step ``num_steps`` on ``max_lr`` is held. Momentum is left unchanged.
-
-    Args:
-        min_lr: Learning rate of the first step, > 0.
-        max_lr: Learning rate of the last step, > ``min_lr``.
-        num_steps: Optimizer steps of the sweep, >= 2.
-        mode: Shape of the sweep.
-        num_stairs: Number of stairs in ``"staircase"`` mode, in [2, ``num_steps``].
-
-    Raises:
-        TypeError: An argument is of the wrong type.
-        ValueError: An argument lies outside its range.
-
-    Example:
-        >>> policy = RangeTestPolicy(1e-4, 1.0, 5)
-        >>> [round(policy.lr(step), 6) for step in range(6)]
-        [0.0001, 0.001, 0.01, 0.1, 1.0, 1.0]
-
-    References:
-        arXiv:1506.01186, section 3.3. Differs: Smith sweeps linearly; the exponential sweep gives each
-        decade the same number of steps.
-    """
-
-    min_lr: float = 1e-7
-    max_lr: float = 10.0
-    num_steps: int = 100
-    mode: SweepMode = "exponential"
-    num_stairs: int = 10
-
-    def __post_init__(self) -> None:
-        """Check every argument."""
-        expect_number("min_lr", self.min_lr, above=0)
-        expect_number("max_lr", self.max_lr, above=self.min_lr)
-        expect(math.isfinite(self.max_lr / self.min_lr), "max_lr", "at most 1e308 times `min_lr`", self.max_lr)
-        expect_integer("num_steps", self.num_steps, minimum=2)
-        expect_one_of("mode", self.mode, ("exponential", "linear", "staircase"))
-        expect_integer("num_stairs", self.num_stairs, minimum=2)
-        if self.mode == "staircase":
-            expect(self.num_stairs <= self.num_steps, "num_stairs", "at most `num_steps`", self.num_stairs)
-
-    @property
-    def total_steps(self) -> int:
-        """Number of optimizer steps of the sweep."""
-        return self.num_steps
-
-    def lr(self, step: float) -> float:
-        """Return the learning rate of optimizer step ``step``; from ``num_steps`` on, ``max_lr``."""
-        expect(step >= 0, "step", "a number >= 0", step)
-        if self.mode == "staircase":
-            stair = math.floor(min(step, self.num_steps - 1) * self.num_stairs / self.num_steps)
-            t = stair / (self.num_stairs - 1)
-        else:
-            t = min(step / (self.num_steps - 1), 1.0)
-        shape = _linear if self.mode == "linear" else _exponential
-        share = t if t in (0.0, 1.0) else shape(t, self.max_lr / self.min_lr)
-        return _between((self.min_lr, self.max_lr), share)
-
-    def momentum(self, step: float) -> float | None:
-        """Return None: a range test leaves momentum unchanged."""
-        return None
+        return phase, _share(step, phase, SHAPES[self.anneal_strategy])

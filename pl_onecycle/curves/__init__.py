@@ -1,0 +1,41 @@
+"""Loss curves and what is read from them: suggestions, choices, and the next sweep to run.
+
+Pure maths on numpy: no torch, no Lightning. A trial measures a `LossCurve`; each reader returns its answer, or a
+`Refusal` with the reason.
+"""
+
+from pl_onecycle.curves.choice import Choice, choose, is_hopeless
+from pl_onecycle.curves.curve import LossCurve, Outcome
+from pl_onecycle.curves.methods import METHODS, Method
+from pl_onecycle.curves.noise import Array, first_explosion
+from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
+from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
+from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES
+from pl_onecycle.curves.verification import candidates, verified
+
+__all__ = [
+    "BUDGET",
+    "CHECKUPS",
+    "CYCLES",
+    "METHODS",
+    "MIN_LOSSES",
+    "Array",
+    "Choice",
+    "LossCurve",
+    "Method",
+    "Outcome",
+    "Refusal",
+    "Suggestion",
+    "candidates",
+    "choose",
+    "coarse_sweep",
+    "dense_sweep",
+    "first_explosion",
+    "has_risen",
+    "is_hopeless",
+    "read_curve",
+    "refusal",
+    "suggest",
+    "verified",
+]

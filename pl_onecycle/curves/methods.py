@@ -1,0 +1,101 @@
+"""The rules of `suggest`: where on a loss curve each method finds its landmark.
+
+Pure maths on numpy. Each rule takes a curve in which `find_fault` finds no fault, and returns the lr and half a
+sentence about the landmark, or None without one. `suggest` has the table of all rules.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import numpy as np
+
+from pl_onecycle.curves.curve import LossCurve
+from pl_onecycle.curves.noise import Array, start_level
+from pl_onecycle.curves.thresholds import TROUGH_BANDWIDTH, TROUGH_DECADES, TROUGH_SHARE, TROUGH_START_POINTS
+
+Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def _trough(curve: LossCurve) -> tuple[float, str]:
+    decades, smooth = np.log10(curve.finite_lr), curve.smoothed(TROUGH_BANDWIDTH)
+    lowest = int(smooth.argmin())
+    start = start_level(smooth, max(len(smooth) // 10, TROUGH_START_POINTS))
+    level = start - TROUGH_SHARE * (start - float(smooth[lowest]))
+    first = int(np.flatnonzero(smooth <= level)[0])
+    left = _crossing(decades, smooth, level, first)
+    above = np.flatnonzero(smooth[lowest:] > level)
+    right = _crossing(decades, smooth, level, lowest + int(above[0])) if len(above) else float(decades[-1])
+    is_cut, right = right > left + TROUGH_DECADES, min(right, left + TROUGH_DECADES)
+    trough = f"from {10**left:.3g} to {10**right:.3g}{', cut there' if is_cut else ''}"
+    return 10 ** (
+        (left + right) / 2
+    ), f"the middle of the trough {trough}, where {TROUGH_SHARE:.0%} of the fall has happened"
+
+
+def _crossing(x: Array, y: Array, level: float, after: int) -> float:
+    """Return where the line from the point before ``after`` to ``after`` crosses the level."""
+    before = max(after - 1, 0)
+    rise = y[after] - y[before]
+    return float(x[after] if rise == 0 else x[before] + (level - y[before]) / rise * (x[after] - x[before]))
+
+
+def _smith(curve: LossCurve) -> tuple[float, str]:
+    smooth = curve.smoothed()
+    lowest = curve.finite_lr[smooth.argmin()]
+    return lowest / 10, f"one order of magnitude below {lowest:.3g}, where the smoothed loss is lowest"
+
+
+def _minimum(curve: LossCurve) -> tuple[float, str]:
+    lowest = curve.finite_lr[curve.finite_loss.argmin()]
+    return lowest / 10, f"one order of magnitude below {lowest:.3g}, where the raw loss is lowest"
+
+
+def _steepest(curve: LossCurve) -> tuple[float, str]:
+    lr, loss = _one_point_per_lr(curve)
+    lr, loss = lr[: loss.argmin() + 1], loss[: loss.argmin() + 1]
+    if len(lr) < 2:
+        return _smith(curve)
+    slope = np.diff(loss) / np.diff(np.log(lr))
+    return lr[slope.argmin()], "where the smoothed loss falls fastest over log lr"
+
+
+def _valley(curve: LossCurve) -> tuple[float, str]:
+    lr, loss = _one_point_per_lr(curve)
+    length = np.ones(len(loss), dtype=int)
+    for i in range(1, len(loss)):
+        longer = length[:i][loss[:i] > loss[i]]
+        length[i] = 1 + (longer.max() if len(longer) else 0)
+    end = int(length.argmax())
+    start = end - int(length[end])
+    at = max(start + int((end - start) / 3) + int((end - start) / 6), 0)
+    return lr[at], f"half way down the longest fall, which ends at {lr[end]:.3g}"
+
+
+def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[float, str] | None:
+    lr, loss = _one_point_per_lr(curve)
+    gap = min(gap, len(lr) - 1)
+    slope = np.gradient(loss / (curve.start - loss.min()))
+    right, left = len(lr) - 1, len(lr) - 1 - gap
+    at = left
+    while left >= 0 and abs(slope[right] - slope[left]) > threshold:
+        at = left
+        right, left = right - 1, left - 1
+    return (lr[at], "where the slopes of a sliding pair of points first agree") if left >= 0 else None
+
+
+def _one_point_per_lr(curve: LossCurve) -> tuple[Array, Array]:
+    """Merge the points of one stair, so that slopes over lr exist."""
+    lr, where = np.unique(curve.finite_lr, return_inverse=True)
+    loss = np.bincount(where, weights=curve.smoothed()) / np.bincount(where)
+    return lr, loss
+
+
+RULES: dict[Method, Callable[[LossCurve], tuple[float, str] | None]] = {
+    "trough": _trough,
+    "smith": _smith,
+    "steepest": _steepest,
+    "valley": _valley,
+    "slide": _slide,
+    "minimum": _minimum,
+}

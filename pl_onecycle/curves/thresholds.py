@@ -1,0 +1,93 @@
+"""Every threshold by which curves are judged, with its reason.
+
+Where two rules use a like quantity in different amounts, both stand next to each other here. They stay different
+because each was chosen on curves of its own kind, and a change would move suggestions:
+
+- the *start* of a curve, before the sweep has an effect, is the median of its first losses: of at most five on a sweep
+  that is read, which may be short, of seven on a coarse sweep, whose steps are large, and of the first tenth on a
+  smoothed curve, whose points are not independent;
+- the *scatter* of losses is `noise_of`, about their trend, except on a coarse sweep, whose disorder at a large lr is
+  not about any trend: there it is the standard deviation;
+- a loss has *exploded* by the same rule everywhere, `rebound_unit`; the user sets the multiple for a sweep that is
+  read, and a coarse one ends earlier, as that costs nothing;
+- a difference is *sure* at 2.5 standard deviations of single losses on a coarse sweep, and at 4 standard errors between
+  candidates, which drift apart by chance.
+"""
+
+# ---------------------------------------------------------------------------------------- all curves
+# Differences below this share of a loss may come from rounding.
+ROUNDING = 1e-7
+# Start of a sweep: the median of this many first losses (a tenth of a short curve).
+START_POINTS = 5
+# A fall smaller than this many standard deviations of the noise is measured as that much, see `rebound_unit`.
+NOISE_OF_FALL = 4.0
+# Standard deviation of the smoothing kernel in decades of lr. It averages ten points of a dense sweep, and four to five
+# of a sweep over eight decades in 100 steps. A wider kernel moves the minimum away from the explosion.
+BANDWIDTH = 0.1
+
+# ---------------------------------------------------------------------------- a suggestion from a curve
+# A curve with fewer points has no usable shape, and one of a candidate no usable level.
+MIN_POINTS = 5
+# A fall counts if, on a curve smoothed over this many decades, it exceeds MIN_FALL standard deviations of a fall by
+# chance. About one in twenty flat curves with noise falls as far.
+WIDE_BANDWIDTH = 0.3
+MIN_FALL = 5.0
+# The trough of a curve: where this share of the fall has happened, at most this many decades wide, as a loss that
+# cannot fall further stays low at any lr. Shares from 0.75 to 0.9 and widths from 1 to 1.5 work about as well.
+TROUGH_SHARE, TROUGH_DECADES = 0.85, 1.25
+# The trough is read from a curve smoothed over this many decades, twenty points of a dense sweep; half as many work as
+# well but leave more noise. Its start is the median of the first tenth, at least this many points.
+TROUGH_BANDWIDTH = 0.2
+TROUGH_START_POINTS = 3
+# Number of noise draws for the interval, and the width in decades above which it counts as wide.
+NOISE_DRAWS, WIDE_INTERVAL = 40, 0.5
+
+# -------------------------------------------------------------------------------- the sweeps to run
+# Optimizer steps of all sweeps, including the steps that only show the effect of the step before.
+BUDGET = 150
+# Steps per decade. Over eight decades a coarse sweep leaves two thirds of the budget for the dense one, which then
+# spans three and a half decades.
+COARSE_STEPS, DENSE_STEPS = 6, 28
+# Bounds on the steps of a coarse sweep: enough to distinguish a rise from noise, and a limit for wide ranges.
+MIN_COARSE, MAX_COARSE = 24, 72
+# The dense sweep begins this many decades below the lr at which a coarse one has risen. On the tasks of
+# benchmarks/suggestion.py used in development, the trough began 0.7 to 2.9 decades below it.
+BELOW_RISE = 3.7
+# If the loss does not rise, it begins this many decades below the lr at which this share of the fall is reached.
+BELOW_FALL, FALL_SHARE = 2.0, 0.7
+# If nothing happens up to the highest lr, a second coarse sweep covers this many more decades.
+BEYOND = 4.0
+
+# ---------------------------------------------------------------------------- what a coarse sweep shows
+# Fewer losses show neither noise nor an explosion reliably: one of forty flat curves explodes within a handful.
+MIN_LOSSES = 12
+# Start of a coarse sweep: the median of this many first losses.
+COARSE_START_POINTS = 7
+# The loss has surely fallen if the median of this many losses in a row lies this many standard deviations of one loss
+# below the start; with many windows, a smaller fall would occur by chance.
+FALL_WINDOW, SURE_FALL = 5, 2.5
+# A rise counts if it is this many standard deviations high and lasts for this many steps.
+RISE, LASTING_STEPS = 2.0, 5
+# The last losses of a sweep that went too far scatter at least this many times as much as its first.
+DISORDER = 2.0
+# A coarse sweep ends when the loss has risen again by this multiple of its fall so far.
+COARSE_REBOUND = 1.25
+
+# ------------------------------------------------------------------------- a choice between candidates
+# Checkups of a candidate's curve.
+CHECKUPS = 10
+# The level of a curve is the mean of its end: of this share of its points, and at least this many.
+END_SHARE, MIN_END_POINTS = 0.2, 3
+# A margin above this many standard errors is more than chance; it matters above this share of what training changed.
+SURE_MARGIN, MATTERS = 4.0, 0.03
+# A candidate is hopeless if at this many checkups in a row it is worse than the best one by this share of the progress
+# of the best one.
+HOPELESS_CHECKUPS, HOPELESS_SHARE = 3, 0.5
+
+# -------------------------------------------------------------------------- verification by short cycles
+# Default number of cycles, and the decades between neighbours: most suggestions are off by at most half a decade to
+# either side, see benchmarks/suggestion.py.
+CYCLES, SPACING = 5, 0.25
+# A candidate that is worse than the best one by this multiple of the median excess weighs e times less. On the tasks of
+# that benchmark used in development, 0.6 to 1.2 worked about as well.
+SOFTNESS = 0.8

@@ -1,0 +1,26 @@
+"""Show results to people: files, figures, logger curves and progress bars.
+
+A sink: everything flows in, nothing flows out. `Report` says what there is to show, and `save` shows it.
+"""
+
+from pl_onecycle.report.figures import ProbePicture, SweepPicture, draw_probe, draw_range_test, draw_tuning
+from pl_onecycle.report.files import curve_table, curves_table
+from pl_onecycle.report.loggers import claim_directories
+from pl_onecycle.report.progress import Advance, progress_bar
+from pl_onecycle.report.report import Report, Saved, save
+
+__all__ = [
+    "Advance",
+    "ProbePicture",
+    "Report",
+    "Saved",
+    "SweepPicture",
+    "claim_directories",
+    "curve_table",
+    "curves_table",
+    "draw_probe",
+    "draw_range_test",
+    "draw_tuning",
+    "progress_bar",
+    "save",
+]

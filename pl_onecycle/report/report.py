@@ -1,0 +1,85 @@
+"""`Report`: what a callback has to show, and `save`, which writes, draws and logs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pl_onecycle._lightning import Logger, rank_zero_warn
+from pl_onecycle.report.files import Table, write_folder
+from pl_onecycle.report.loggers import log_candidate, log_sweep
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from pl_onecycle.curves import LossCurve
+
+
+@dataclass(frozen=True)
+class Report:
+    """What there is to show of a result.
+
+    Attributes:
+        title: Whose result it is, for people.
+        name: Name of the directory, and the first part of the names of logger curves.
+        facts: Content of ``result.json`` besides the versions.
+        tables: Rows by the name of their CSV file, the first row with the names of the columns.
+        figures: Functions that draw, by the name of the picture.
+        texts: Contents of further files by their name.
+        sweeps: Curves for loggers, by their name below ``name``; ``""`` for `name` itself.
+        candidates: The same for curves of candidates.
+    """
+
+    title: str
+    name: str
+    facts: Mapping[str, Any]
+    tables: Mapping[str, Table]
+    figures: Mapping[str, Callable[[], Figure]]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    sweeps: Mapping[str, LossCurve] = field(default_factory=dict)
+    candidates: Mapping[str, LossCurve] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a report is.
+
+    Attributes:
+        folder: Its directory, or None where none could be written.
+        is_drawn: Whether its pictures are there.
+    """
+
+    folder: str | None = None
+    is_drawn: bool = True
+
+    def __str__(self) -> str:
+        """Return the end of a sentence that says where the report is."""
+        if self.folder is None:
+            return ""
+        return f"; see {self.folder}" + ("" if self.is_drawn else " (no picture: matplotlib is not installed)")
+
+
+def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
+    """Draw, write and log a report. What cannot be shown costs a warning, not the run.
+
+    Args:
+        report: What to show.
+        root: The logger's directory or ``default_root_dir``, local or of any file system that fsspec knows.
+        loggers: Of the Trainer.
+    """
+    folder, pictures = None, dict[str, "Figure"]()
+    try:
+        with suppress(ModuleNotFoundError):  # without matplotlib
+            pictures = {name: draw() for name, draw in report.figures.items()}
+        folder = write_folder(root, report.name, report.facts, report.tables, pictures, report.texts)
+        tag = folder.rpartition("/")[2]
+        for name, curve in report.sweeps.items():
+            log_sweep(loggers, f"{tag}/{name}".rstrip("/"), curve)
+        for name, curve in report.candidates.items():
+            log_candidate(loggers, f"{tag}/{name}", curve)
+    except Exception as error:  # a full disk, an unknown file system, a picture that fails: not worth the run
+        rank_zero_warn(f"{report.title}: the report could not be written ({error}).")
+        return Saved(folder)
+    return Saved(folder, is_drawn=len(pictures) == len(report.figures))

@@ -1,0 +1,64 @@
+"""What the processes of a trial agree on: whether each can continue, and whose fault an exception is.
+
+The life of a step, seen from here: before each batch, forward pass, backward pass and fetch of losses all processes
+meet in `Agreement.check`, so that one that fails stops all of them there instead of leaving them to wait. An exception
+in a step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from pl_onecycle._lightning import pl
+
+logger = logging.getLogger(__name__)
+
+
+class TrialFailedElsewhere(RuntimeError):
+    """Another process has left the trial by an exception."""
+
+
+class Agreement:
+    """Keeps the processes of a Trainer together; does nothing where there is one."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is one process only."""
+        return bool(self._trainer.world_size == 1)
+
+    def check(self, can_continue: bool = True) -> None:
+        """Tell the other processes whether this one can continue.
+
+        Raises:
+            TrialFailedElsewhere: This one can, and another one cannot.
+        """
+        if not self.is_alone and not self._trainer.strategy.reduce_boolean_decision(can_continue) and can_continue:
+            raise TrialFailedElsewhere("Another process failed in the trial; its own error tells why.")
+
+    def is_divergence(self, error: Exception, losses: Iterable[Tensor]) -> bool:
+        """Return whether values that are not finite, in any process, explain an exception.
+
+        Args:
+            error: The exception; it is logged where there are several processes.
+            losses: Of the step under way.
+        """
+        if not isinstance(error, TrialFailedElsewhere):
+            if not self.is_alone:  # logged before the others are waited for
+                logger.error("A trial failed in process %d.", self._trainer.global_rank, exc_info=error)
+            self.check(can_continue=False)
+        is_finite = all(bool(torch.isfinite(value).all()) for value in (*self._weights_and_gradients(), *losses))
+        if self.is_alone:
+            return not is_finite
+        return bool(self._trainer.strategy.reduce_boolean_decision(not is_finite, all=False))
+
+    def _weights_and_gradients(self) -> Iterable[Tensor]:
+        weights = [weight for weight in self._trainer.lightning_module.parameters() if not is_lazy(weight)]
+        is_scaled = getattr(self._trainer.precision_plugin, "scaler", None) is not None  # infinite gradients are usual
+        gradients = [weight.grad for weight in weights if weight.grad is not None and not is_scaled]
+        return (value.coalesce().values() if value.is_sparse else value for value in (*weights, *gradients))

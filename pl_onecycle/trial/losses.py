@@ -1,0 +1,123 @@
+"""`LossCollector`: one loss for each step of the optimizer, fetched from the device in chunks.
+
+The life of a step, seen from here: each backward pass adds a loss; when the optimizer is about to step, the losses
+since the last step become one *attempt*; when it has really stepped, the first attempt is the loss of that step, as it
+was computed at the weights that the step before has led to (LBFGS and SAM evaluate a step several times). The loss
+stays on the device until the next `fetch`.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pl_onecycle._lightning import pl
+
+
+class LossCollector:
+    """Collects the losses of one optimizer's steps.
+
+    Args:
+        trainer: A Trainer within ``fit``.
+        last_step: Losses of later steps are dropped.
+
+    Attributes:
+        steps: The steps whose loss has been fetched; a step that the gradient scaler left out stands twice.
+        losses: Their losses, means over processes.
+    """
+
+    def __init__(self, trainer: pl.Trainer, last_step: int) -> None:
+        self.steps: list[int] = []
+        self.losses: list[float] = []
+        self._trainer, self._last_step = trainer, last_step
+        self._backward: list[Tensor] = []  # losses of the backward passes since an optimizer last began a step
+        self._attempts: list[Tensor] = []  # one for each time that this optimizer began a step since it last finished
+        self._waiting: list[tuple[int, Tensor | None]] = []  # steps with their losses, still on the device
+        self._without_loss = 0  # how many of the last ones that wait have no loss yet
+
+    @property
+    def waiting(self) -> int:
+        """How many steps have a loss that is still on the device."""
+        return len(self._waiting)
+
+    @property
+    def unfinished(self) -> list[Tensor]:
+        """Losses of the step that is under way."""
+        return [*self._backward, *self._attempts]
+
+    # ------------------------------------------------------------------------------------- on the device
+    def add_backward(self, loss: Tensor) -> None:
+        """Add the loss of a backward pass, before the gradient scaler."""
+        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32)).mean()
+        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            loss = loss / scaler.scale(torch.ones_like(loss))
+        self._backward.append(loss)
+
+    def begin_step(self) -> None:
+        """Combine the losses of the backward passes so far into one attempt."""
+        if self._backward:
+            losses = torch.stack(self._backward)
+            is_automatic = self._trainer.lightning_module.automatic_optimization  # Lightning divides then
+            total = losses.mean() * self._trainer.accumulate_grad_batches if is_automatic else losses.sum()
+            self._attempts.append(total)
+            self._backward.clear()
+
+    def drop_backward(self) -> None:
+        """Drop the losses of the backward passes so far: they belong to another optimizer."""
+        self._backward.clear()
+
+    def finish_step(self, step: int) -> None:
+        """Take the first attempt as the loss of ``step``, which the optimizer has really taken."""
+        self.begin_step()  # stepped past Lightning
+        if step <= self._last_step:  # a batch may have more steps than the policy
+            self._waiting.append((step, self._attempts[0] if self._attempts else None))
+            self._without_loss += not self._attempts
+        self._attempts = []
+
+    def finish_batch(self, step: int, outputs: Any) -> None:
+        """Take what ``training_step`` returned for steps without a backward pass, and keep an attempt left out.
+
+        The gradient scaler leaves a step out where gradients are not finite; step ``step`` is then tried again.
+        """
+        loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+        if self._without_loss and isinstance(loss, Tensor):
+            loss = loss.detach().float().mean()
+            self._waiting[-self._without_loss :] = [(k, loss) for k, _ in self._waiting[-self._without_loss :]]
+        self._without_loss = 0
+        if self._attempts and step <= self._last_step:
+            self._waiting.append((step, self._attempts[-1]))
+            self._attempts = []
+
+    # --------------------------------------------------------------------------------------- on the host
+    def fetch(self, flag: bool) -> bool:
+        """Fetch the losses that wait on the device, as means over processes; return whether any process has ``flag``.
+
+        Flag and losses share one reduction. To be called where `waiting`.
+        """
+        strategy = self._trainer.strategy
+        nothing = torch.zeros((), device=strategy.root_device)
+        losses = torch.stack([nothing if loss is None else loss for _, loss in self._waiting])
+        has_loss = losses.new_tensor([loss is not None for _, loss in self._waiting])
+        flags = torch.full_like(losses, flag)
+        means = strategy.reduce(torch.stack([losses, has_loss, flags]), reduce_op="mean").tolist()
+        for (step, _), loss, share, others in zip(self._waiting, *means, strict=True):
+            flag |= others > 0
+            if share > 0:
+                self.steps.append(step)
+                self.losses.append(loss / share)
+        self._waiting = []
+        return flag
+
+    def add_nan(self, step: int) -> None:
+        """Record that the loss of ``step`` is not finite."""
+        self.steps.append(step)
+        self.losses.append(math.nan)
+
+    def by_step(self) -> dict[int, float]:
+        """Return the loss of each step; of a step that was tried again, the first: it is at the same weights."""
+        losses: dict[int, float] = {}
+        for step, loss in zip(self.steps, self.losses, strict=True):
+            losses.setdefault(step, loss)
+        return losses

@@ -1,0 +1,196 @@
+"""`Recorder`: the callback that turns a trial into a `LossCurve`.
+
+The life of a step: the `Driver` has written the policy's values; the module's backward passes hand their losses to the
+`LossCollector`; the optimizer steps, which the driver counts and the collector notes; at the end of the batch losses
+are fetched and judged by `first_explosion`, and the `CheckupRecorder` looks after the checkup that is due. The
+`Agreement` keeps several processes together at each of these points.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from pl_onecycle._lightning import MisconfigurationException, pl
+from pl_onecycle.curves import LossCurve, Outcome, first_explosion
+from pl_onecycle.policy import Policy
+from pl_onecycle.real_step import after_real_step
+from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.trial.agreement import Agreement
+from pl_onecycle.trial.checkups import CheckupRecorder, Checkups
+from pl_onecycle.trial.driving import Driver
+from pl_onecycle.trial.losses import LossCollector
+
+# How many steps pass between two fetches of losses on an accelerator, where each makes the host wait for the device.
+# On the CPU it costs nothing.
+CHUNK = 10
+
+OnStep = Callable[[int, float], None]
+
+
+class Recorder(pl.Callback):
+    """Drives the optimizer, records the loss of each of its steps and says when the trial is done.
+
+    Attributes:
+        done: Whether the trial has all that it needs.
+    """
+
+    def __init__(
+        self, run: RunOptimizer, policy: Policy, threshold: float | None, on_step: OnStep | None, checkups: Checkups
+    ) -> None:
+        self.done = False
+        self._trainer, self._threshold, self._on_step = run.trainer, threshold, on_step
+        self._driver = Driver(run.optimizer, policy)
+        self._losses = LossCollector(run.trainer, self._driver.last_step)
+        self._checkups = CheckupRecorder(run.trainer, checkups)
+        self._processes = Agreement(run.trainer)
+        self._begun_at = 0  # the step at whose weights this batch's forward pass is
+        self._exploded: int | None = None  # index into the losses
+
+    @property
+    def step(self) -> int:
+        """How many steps the optimizer has taken."""
+        return self._driver.step
+
+    def begin(self) -> None:
+        """Take the optimizer over; the isolation restores it."""
+        for optimizer in self._trainer.optimizers:
+            is_ours = optimizer is self._driver.optimizer
+            after_real_step(optimizer, self._after_step if is_ours else self._losses.drop_backward)
+        model = self._trainer.strategy.model
+        if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
+            # A wrapper for several processes, which talk to each other from here on.
+            model.register_forward_pre_hook(lambda *_: self._processes.check())
+        self._driver.write()
+
+    # ------------------------------------------------------------------------------- hooks, in firing order
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._processes.check()
+        self._begun_at = self.step
+
+    @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        self._processes.check()
+        self._losses.add_backward(loss)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if optimizer is self._driver.optimizer:
+            self._losses.begin_step()
+        else:
+            self._losses.drop_backward()
+
+    def _after_step(self) -> None:
+        self._losses.finish_step(self.step)
+        self._driver.count_step()
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._losses.finish_batch(self.step, outputs)
+        if self._checkups.is_metric_due(self._begun_at):
+            self._processes.check()
+            self._checkups.record("training", self._begun_at)
+        self._checkups.advance(self.step)
+        is_cheap = trainer.strategy.root_device.type == "cpu" or self._losses.waiting >= CHUNK
+        if self._driver.is_through or self._checkups.is_due or is_cheap:
+            self.fetch_losses()
+        self.done = self.done or self._driver.is_through
+        if self._checkups.is_due and not self._checkups.validates:
+            self._judge()
+        trainer.should_stop = trainer.should_stop or self.done
+
+    def is_validation_due(self) -> bool:
+        """Whether to validate after this batch."""
+        # Also at the end, which several steps in one batch may jump over.
+        return self._checkups.is_due and self._exploded is None and not self._driver.is_overridden
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._checkups.add_validation_batch(outputs)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._processes.check()
+        self._checkups.record("validation", self.step)
+        self._judge()
+        trainer.should_stop = trainer.should_stop or self.done
+
+    # ------------------------------------------------------------------------------------ what ends a trial
+    def fetch_losses(self) -> None:
+        """Fetch the losses that are still on the device and judge whether they have exploded."""
+        if not self._losses.waiting:
+            return
+        self._processes.check()
+        since = len(self._losses.losses)
+        self._driver.is_overridden = self._losses.fetch(self._driver.is_overridden)
+        if self._on_step is not None and self._losses.losses:
+            self._on_step(self.step, self._losses.losses[-1])
+        self._exploded = first_explosion(self._losses.losses, self._threshold, since)
+        # A curve has at least one point, also where the very first loss was not finite, unless its step was left out.
+        has_diverged = self._exploded is not None and (self._losses.steps[-1] > 0 or self.step == 0)
+        self.done = self._driver.is_overridden or has_diverged
+
+    def _judge(self) -> None:
+        """Ask whether the trial should end here."""
+        self.done = self.done or self._checkups.ask(self.curve)
+
+    def is_divergence(self, error: Exception) -> bool:
+        """Return whether the sweep has caused an exception; it is then recorded as a loss that is not finite."""
+        if not self._processes.is_divergence(error, self._losses.unfinished) or self.step == 0:
+            return False
+        if self._processes.is_alone:  # others may have another number of losses
+            self.fetch_losses()
+        if self._exploded is None:
+            self._losses.add_nan(self.step)
+            self._exploded = len(self._losses.losses) - 1
+        return True
+
+    # ----------------------------------------------------------------------------------------- the result
+    def curve(self) -> LossCurve:
+        """Pair each loss with the lr of the step before.
+
+        Raises:
+            MisconfigurationException: The module shows no loss, or not the metric that is monitored.
+        """
+        module = self._trainer.lightning_module
+        if self.step > 0 and not self._losses.losses and not module.automatic_optimization:
+            raise MisconfigurationException(
+                f"The test saw no loss: `{type(module).__name__}.training_step` must pass it to `self.manual_backward`"
+                " or return it."
+            )
+        self._checkups.expect_metric(self.step)
+        losses = self._losses.by_step()
+        if self._exploded is not None:
+            last = max(self._losses.steps[self._exploded], 1)
+            losses = {step: loss for step, loss in losses.items() if step <= last}
+        initial = losses.pop(0, None)
+        lrs = [self._driver.lr_before(step) for step in losses]
+        monitored = self._checkups.steps, self._checkups.values
+        return LossCurve(lrs, list(losses.values()), self._outcome, initial, *monitored)
+
+    @property
+    def _outcome(self) -> Outcome:
+        if self._driver.is_overridden:
+            return "overridden"
+        if self._checkups.has_ended:
+            return self._checkups.outcome
+        if self._exploded is not None:
+            return "diverged"
+        return "completed" if self._driver.is_through else "stopped"
