@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from rich.progress import Progress
 
-from pl_onecycle.progress import progress_bar
 from pl_onecycle.range_test import LRRangeTest
+from pl_onecycle.report.progress import progress_bar
 from tests.fits import SmallNet, data, trainer
 
 # 256 samples in batches of 32 are 8 batches an epoch; the sweep takes 20 steps, no fewer.
@@ -73,7 +73,7 @@ def test_a_fit_with_tqdm_shows_the_sweep_and_then_its_own_bar(capsys: pytest.Cap
 def test_tqdm_shows_steps_and_loss_and_stops_at_the_total(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pl_onecycle.progress.Tqdm", partial(Tqdm, mininterval=0, miniters=0))  # draw every step
+    monkeypatch.setattr("pl_onecycle.report.progress.Tqdm", partial(Tqdm, mininterval=0, miniters=0))  # draw every step
     idle = trainer([TQDMProgressBar()], enable_progress_bar=True)
     with progress_bar(idle, 10, "weighing") as advance:
         advance(3, 0.123456)
@@ -99,6 +99,19 @@ def test_an_exception_closes_the_tqdm_bar(capsys: pytest.CaptureFixture[str]) ->
 
 
 # --------------------------------------------------------------------------------------------------- rich
+def rich_bar(trainer: pl.Trainer) -> RichProgressBar:
+    bar = trainer.progress_bar_callback
+    assert isinstance(bar, RichProgressBar)
+    return bar
+
+
+def is_started(trainer: pl.Trainer) -> bool:
+    """Whether the Trainer's rich display runs."""
+    progress = rich_bar(trainer).progress
+    assert progress is not None
+    return bool(progress.live.is_started)
+
+
 class Displays(pl.Callback):
     """Records whether the Trainer's rich display runs at each batch, and what it has counted."""
 
@@ -107,11 +120,8 @@ class Displays(pl.Callback):
         self.counted: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        bar = trainer.progress_bar_callback
-        assert isinstance(bar, RichProgressBar)
-        assert bar.progress is not None
-        self.started.append(bar.progress.live.is_started)
-        self.counted.append(bar.train_progress_bar.completed)
+        self.started.append(is_started(trainer))
+        self.counted.append(rich_bar(trainer).train_progress_bar.completed)
 
 
 @fits_with_rich
@@ -142,7 +152,7 @@ def test_rich_without_a_running_fit_shows_steps_and_loss_and_stops_at_the_total(
 
 
 class Interrupted(pl.Callback):
-    """Enters a bar at the start of the epoch, leaves it by an exception, and lets the fit go on."""
+    """Enters a bar at the start of the epoch, leaves it by an exception, and lets the fit continue."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -150,21 +160,15 @@ class Interrupted(pl.Callback):
         self.started: list[bool] = []
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.look(trainer)
+        self.started.append(is_started(trainer))
         try:
             with progress_bar(trainer, 10, "weighing") as advance:
-                self.look(trainer)
+                self.started.append(is_started(trainer))
                 advance(3, 0.5)
                 raise self.error
         except BaseException as error:
             self.caught.append(error)
-        self.look(trainer)
-
-    def look(self, trainer: pl.Trainer) -> None:
-        bar = trainer.progress_bar_callback
-        assert isinstance(bar, RichProgressBar)
-        assert bar.progress is not None
-        self.started.append(bar.progress.live.is_started)
+        self.started.append(is_started(trainer))
 
 
 @fits_with_rich
