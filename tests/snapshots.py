@@ -62,7 +62,10 @@ class Net(SmallNet):
         self.log("val_loss", self.loss(batch))
 
     def configure_optimizers(self) -> Any:
-        groups = [{"params": self.net[0].parameters()}, {"params": self.net[2].parameters(), "lr": self.lr / 10}]
+        groups: list[dict[str, Any]] = [
+            {"params": self.net[0].parameters()},
+            {"params": self.net[2].parameters(), "lr": self.lr / 10},
+        ]
         optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=0.9, weight_decay=1e-4)
         return configure_one_cycle(self, optimizer)
 
@@ -166,7 +169,7 @@ def _tune(folder: Path) -> dict[str, Any]:
 def fits() -> dict[str, Any]:
     """Log lines, files and TensorBoard curves of each callback and of `tune`, in real fits."""
     taken: dict[str, Any] = {}
-    callbacks = {
+    callbacks: dict[str, pl.Callback] = {
         "range test": LRRangeTest(),
         "verified": LRRangeTest(verify=3, verify_steps=20),
         "refused": LRRangeTest(1e-9, 1e-8, 20),

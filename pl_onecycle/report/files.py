@@ -100,4 +100,4 @@ def _plain(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("torch", DISTRIBUTION)}}
+    return {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}

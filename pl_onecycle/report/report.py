@@ -81,5 +81,4 @@ def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
             log_candidate(loggers, f"{tag}/{name}", curve)
     except Exception as error:  # a full disk, an unknown file system, a picture that fails: not worth the run
         rank_zero_warn(f"{report.title}: the report could not be written ({error}).")
-        return Saved(folder)
     return Saved(folder, is_drawn=len(pictures) == len(report.figures))
