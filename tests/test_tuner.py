@@ -107,7 +107,7 @@ def _no_picture(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         raise ModuleNotFoundError
 
     if "picture" not in request.node.name:
-        monkeypatch.setattr("pl_onecycle.report.draw_tuning", draw)
+        monkeypatch.setattr("pl_onecycle.tuner.draw_tuning", draw)
 
 
 def tune(

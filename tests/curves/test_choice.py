@@ -1,4 +1,4 @@
-"""Which of several curves is chosen, what counts as a tie, who is out, and what it does not depend on."""
+"""Which of several curves is chosen, what counts as a tie, and which are excluded or hopeless."""
 
 import json
 import math
@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pl_onecycle.choice import Choice, choose, is_hopeless
-from pl_onecycle.curve import LossCurve
+from pl_onecycle.curves import Choice, LossCurve, Refusal, choose, is_hopeless
 
 
 def measured(loss: Sequence[float], val_loss: Sequence[float] = (), outcome: Any = "completed") -> LossCurve:
-    """A curve over as many steps, validated at equal distances."""
+    """A curve with a point for each loss, validated at equal distances."""
     every = max(len(loss) // max(len(val_loss), 1), 1)
     return LossCurve([0.1] * len(loss), loss, outcome, None, [every * (k + 1) for k in range(len(val_loss))], val_loss)
 
@@ -43,9 +42,9 @@ def chosen(curves: Mapping[float, LossCurve]) -> Choice:
 
 
 def refused(curves: Mapping[float, LossCurve]) -> str:
-    reason = choose(curves)
-    assert isinstance(reason, str), reason
-    return reason
+    answer = choose(curves)
+    assert isinstance(answer, Refusal), answer
+    return answer.reason
 
 
 # ------------------------------------------------------------------------------------------- the lowest
@@ -103,7 +102,7 @@ def test_of_candidates_that_differ_by_less_than_matters_the_largest_is_kept(lowe
     assert choice.reason.startswith("within noise: 0, 0.0001 and 0.001 cannot be told apart by training loss, ")
 
 
-def test_of_those_that_tie_another_than_the_largest_can_be_asked_for() -> None:
+def test_of_equals_another_than_the_largest_can_be_chosen() -> None:
     ends = {1e-1: 1.0, 1e-2: 0.51, 1e-3: 0.5}
     curves = {value: measured(falling(end)) for value, end in ends.items()}
     choice = choose(curves, of_equals=min)
@@ -121,7 +120,7 @@ def test_constant_losses_are_a_tie() -> None:
     assert (choice.value, choice.margin, choice.noise) == (1e-3, 0.0, 0.0)
 
 
-def test_who_is_clearly_worse_is_not_kept_for_being_larger() -> None:
+def test_a_candidate_that_is_clearly_worse_is_not_kept_for_being_larger() -> None:
     ends = {1e-1: 1.0, 1e-2: 0.51, 1e-3: 0.5}
     choice = chosen({value: measured(falling(end)) for value, end in ends.items()})
     assert (choice.value, choice.within_noise) == (1e-2, True)
@@ -171,7 +170,7 @@ def test_what_neither_can_tell_apart_is_a_tie() -> None:
 
 
 @pytest.mark.parametrize("few", [0, 1, 2])
-def test_who_has_too_few_validation_losses_is_out_where_another_has_enough(few: int) -> None:
+def test_a_candidate_with_too_few_validation_losses_is_excluded_where_another_has_enough(few: int) -> None:
     curves = {1e-2: measured(falling(1.0), falling(0.5, 10)), 0.0: measured(falling(0.2), [0.1] * few)}
     choice = chosen(curves)
     assert (choice.value, choice.judged_by, choice.margin) == (1e-2, "validation loss", None)
@@ -195,22 +194,22 @@ def test_a_validation_loss_that_is_not_finite_is_never_the_lowest(bad: float, wh
 def test_validation_losses_of_which_none_is_finite_choose_nothing_by_chance() -> None:
     curves = {value: measured(falling(0.5), [math.nan] * 10) for value in (1e-2, 0.0)}
     choice = choose(curves)
-    assert isinstance(choice, str) or choice.judged_by == "training loss"
+    assert isinstance(choice, Refusal) or choice.judged_by == "training loss"
 
 
-# ------------------------------------------------------------------------------------------- who is out
+# ------------------------------------------------------------------------------------------- excluded candidates
 @pytest.mark.parametrize("outcome", ["diverged", "dropped", "overridden"])
-def test_who_was_not_tried_to_the_end_is_out_even_if_it_ends_lowest(outcome: Any) -> None:
+def test_a_candidate_that_was_not_tried_to_the_end_is_excluded_even_if_it_ends_lowest(outcome: Any) -> None:
     curves = {1e-2: measured(falling(0.1), outcome=outcome), 1e-3: measured(falling(1.0)), 0.0: measured(falling(1.5))}
     assert chosen(curves).value == 1e-3
 
 
-def test_data_that_ran_out_for_all_is_no_reason_to_be_out() -> None:
+def test_data_that_ran_out_for_all_excludes_nothing() -> None:
     curves = {1e-2: measured(falling(0.1), outcome="stopped"), 0.0: measured(falling(1.0), outcome="stopped")}
     assert chosen(curves).value == 1e-2
 
 
-def test_a_loss_that_is_not_finite_is_out() -> None:
+def test_a_candidate_with_a_loss_that_is_not_finite_is_excluded() -> None:
     curves = {1e-2: measured([*falling(0.1), math.nan]), 0.0: measured(falling(1.0))}
     assert chosen(curves).value == 0.0
 
@@ -233,14 +232,14 @@ def test_a_single_candidate_is_chosen_without_a_margin() -> None:
     assert choice.reason == "the only candidate that neither diverged nor fell behind"
 
 
-def test_the_last_one_that_is_left_is_chosen_without_a_margin() -> None:
+def test_the_only_remaining_candidate_is_chosen_without_a_margin() -> None:
     curves = {1e-2: measured(falling(0.1), outcome="diverged"), 0.0: measured(falling(1.0), falling(1.0, 10))}
     choice = chosen(curves)
     assert (choice.value, choice.margin, choice.judged_by) == (0.0, None, "validation loss")
 
 
-def test_curves_without_a_point_are_out() -> None:
-    assert isinstance(choose({1e-2: LossCurve([], [], "stopped")}), str)
+def test_curves_without_a_point_are_excluded() -> None:
+    assert isinstance(choose({1e-2: LossCurve([], [], "stopped")}), Refusal)
     assert chosen({1e-2: LossCurve([], [], "stopped"), 0.0: measured(falling(1.0))}).value == 0.0
 
 
@@ -346,20 +345,20 @@ def by_validation(val_loss: Sequence[float], outcome: Any = "completed") -> Loss
 BEST = by_validation([2.0, 1.9, 1.8, 1.7, 1.6, 1.5, 1.4, 1.3, 1.2, 1.1])  # a straight line has no noise
 
 
-def test_a_candidate_is_hopeless_after_three_looks_in_a_row_and_no_earlier() -> None:
-    # The best one has come down from 2 by 0.1 a look; 2.5 is behind by more than half of that at each.
-    verdicts = [is_hopeless(by_validation([2.5] * looks), {0.0: BEST}) for looks in range(1, 10)]
+def test_a_candidate_is_hopeless_after_three_checkups_in_a_row_and_no_earlier() -> None:
+    # The best one has come down from 2 by 0.1 a checkup; 2.5 is behind by more than half of that at each.
+    verdicts = [is_hopeless(by_validation([2.5] * checkups), {0.0: BEST}) for checkups in range(1, 10)]
     assert verdicts == [False, False, *[True] * 7]
 
 
-def test_a_good_look_in_between_starts_the_count_anew() -> None:
+def test_a_good_checkup_in_between_restarts_the_count() -> None:
     behind, level = 2.5, 1.5
     verdicts = [is_hopeless(by_validation([*[behind] * 2, level, *[behind] * k]), {0.0: BEST}) for k in range(4)]
     assert verdicts == [False, False, False, True]
 
 
 def test_behind_is_by_half_of_how_far_the_best_has_come() -> None:
-    # At look k the best one is at 2 - k / 10 and has come k / 10; a candidate that has come 60% of that is not
+    # At checkup k the best one is at 2 - k / 10 and has come k / 10; a candidate that has come 60% of that is not
     # hopeless, one that has come 40% of it is.
     ahead, after = ([2 - share * k / 10 for k in range(8)] for share in (0.6, 0.4))
     assert not is_hopeless(by_validation(ahead), {0.0: BEST})
@@ -371,7 +370,7 @@ def test_noise_of_the_best_gives_the_others_time() -> None:
     assert not is_hopeless(by_validation([2.5] * 6), {0.0: restless})
 
 
-def test_without_one_that_was_tried_to_its_end_nobody_is_hopeless() -> None:
+def test_without_a_candidate_that_was_tried_to_its_end_none_is_hopeless() -> None:
     others = {1.0: replace(BEST, outcome="diverged"), 2.0: replace(BEST, outcome="dropped")}
     assert not is_hopeless(by_validation([99.0] * 5), {})
     assert not is_hopeless(by_validation([99.0] * 5), others)
@@ -383,10 +382,10 @@ def test_the_best_one_is_that_which_ends_lowest() -> None:
     assert is_hopeless(by_validation([2.5] * 5), {0.0: bad, 1.0: BEST})
 
 
-def test_without_validation_the_training_loss_is_looked_at_every_tenth_of_the_steps() -> None:
+def test_without_validation_the_training_loss_is_checked_every_tenth_of_the_steps() -> None:
     best = measured([2 - k / 100 for k in range(100)])
     verdicts = [is_hopeless(measured([2.0] * steps), {0.0: best}) for steps in (10, 20, 30, 40)]
-    # Means of ten steps: the best is 0.045 down, 0.145, 0.245 ...; the other has not moved, and three looks are needed.
+    # Means of ten steps: the best is 0.045 down, 0.145, 0.245 ...; the other has not moved, and three must agree.
     assert verdicts == [False, False, True, True]
     assert not is_hopeless(best, {0.0: best})
 
@@ -397,7 +396,7 @@ def test_the_best_one_is_among_those_whose_validation_loss_is_finite() -> None:
     assert not is_hopeless(by_validation([1.5] * 5), {0.0: unseen, 1.0: BEST})
 
 
-def test_who_has_not_begun_is_not_hopeless() -> None:
+def test_a_candidate_that_has_not_begun_is_not_hopeless() -> None:
     assert not is_hopeless(LossCurve([], []), {0.0: BEST})
 
 

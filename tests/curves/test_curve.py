@@ -1,4 +1,4 @@
-"""The curve of a sweep: what it keeps, how it is smoothed and when it has exploded."""
+"""The curve of a sweep: what it keeps, where it starts and how it is smoothed."""
 
 import json
 import math
@@ -7,25 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from pl_onecycle.curve import Array, LossCurve, first_explosion
-
-# The default sweep: eight decades in 100 steps, both ends exact.
-DECADES = np.linspace(-7, 1, 100)
-LRS = 10**DECADES
-
-
-def valley(lowest: float, steepness: float = 2.0) -> Array:
-    """A loss that falls by one a decade and then explodes: d/dx is -1 + 10**(s (x - lowest)), zero at ``lowest``."""
-    x = DECADES - lowest
-    curve: Array = -x + 10 ** (steepness * x) / (steepness * math.log(10))
-    return curve
-
-
-def measured(loss: Array, lr: Array = LRS) -> LossCurve:
-    return LossCurve(lr.tolist(), loss.tolist())
+from pl_onecycle.curves import Array, LossCurve
+from tests.curves.made import DECADES, LRS, noise, swept, valley
 
 
 def debiased_running_average(loss: Array, weight: float = 0.98) -> Array:
@@ -37,7 +23,7 @@ def debiased_running_average(loss: Array, weight: float = 0.98) -> Array:
     return np.array(averages)
 
 
-# ----------------------------------------------------------------------------------------- what it keeps
+# ------------------------------------------------------------------------------------------ what it keeps
 def test_raw_losses_and_learning_rates_are_kept_as_tuples_of_floats() -> None:
     loss: Any = np.array([3, 0.1], dtype=np.float32)
     curve = LossCurve(lr=[1, 2], loss=loss, outcome="stopped", initial_loss=4.0)
@@ -142,7 +128,7 @@ def test_a_curve_of_an_older_checkpoint_has_no_validation_losses() -> None:
 
 
 def test_validation_losses_change_no_view_of_the_training_losses() -> None:
-    plain = measured(valley(-1.0))
+    plain = swept(valley(-1.0))
     validated = LossCurve(plain.lr, plain.loss, val_steps=[50, 100], val_loss=[9.0, math.nan])
     assert validated.smoothed().tolist() == plain.smoothed().tolist()
     assert (validated.start, validated.noise, len(validated)) == (plain.start, plain.noise, 100)
@@ -155,7 +141,7 @@ def test_a_diverged_curve_survives_json_with_its_nan() -> None:
     assert math.isnan(again.loss[1])
 
 
-# ---------------------------------------------------------------------------------------- start and noise
+# ------------------------------------------------------------------------------------ start and smoothing
 @pytest.mark.parametrize(
     ("points", "initial", "start"),
     [
@@ -179,35 +165,6 @@ def test_the_start_level_is_the_median_of_the_first_tenth_at_most_five(
     assert LossCurve([0.1] * points, losses, initial_loss=initial).start == start
 
 
-@pytest.mark.parametrize("slope", [0.0, 0.3, -2.0], ids=["flat", "rising", "falling"])
-def test_a_straight_line_has_no_noise(slope: float) -> None:
-    assert measured(2.0 + slope * DECADES).noise == pytest.approx(0.0, abs=1e-14)
-
-
-def test_noise_follows_its_formula() -> None:
-    # Second differences of 0 0 3 0 0: 3, -6, 3; their absolute median is 3; 1.4826 * 3 / sqrt(6) = 1.8158
-    assert LossCurve([1, 2, 3, 4, 5], [0, 0, 3, 0, 0]).noise == pytest.approx(1.8158, abs=5e-5)
-
-
-def test_noise_is_close_to_the_truth_whatever_the_seed() -> None:
-    estimates = [measured(2.3 + np.random.default_rng(seed).normal(0, 0.05, len(LRS))).noise for seed in range(40)]
-    assert min(estimates) > 0.6 * 0.05
-    assert max(estimates) < 1.5 * 0.05
-    assert np.mean(estimates) == pytest.approx(0.05, rel=0.05)
-
-
-def test_an_explosion_hardly_counts_as_noise() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.05, len(LRS))
-    curve = measured(valley(-1.0) + noise)
-    assert max(curve.loss) > 1e3  # 10**(2 * 2) / (2 ln 10) = 2171
-    assert curve.noise == pytest.approx(0.05, rel=0.35)
-
-
-def test_fewer_than_three_points_have_no_noise() -> None:
-    assert LossCurve([1, 2], [5.0, 1.0]).noise == 0.0
-
-
-# --------------------------------------------------------------------------------------------- smoothing
 @pytest.mark.parametrize("constant", [1.0, 0.1, -3.7, 0.0, 1e9, 1e-9])
 @pytest.mark.parametrize("points", [1, 2, 3, 20, 100])
 def test_a_constant_loss_smooths_to_exactly_that_constant(constant: float, points: int) -> None:
@@ -219,23 +176,21 @@ def test_a_constant_loss_smooths_to_exactly_that_constant(constant: float, point
 @pytest.mark.parametrize("bandwidth", [0.05, 0.1, 0.3, 3.0])
 def test_a_straight_line_over_log_lr_smooths_to_itself_also_at_both_ends(slope: float, bandwidth: float) -> None:
     line = 2.0 + slope * (DECADES + 7)
-    assert measured(line).smoothed(bandwidth) == pytest.approx(line, abs=1e-9)
+    assert swept(line).smoothed(bandwidth) == pytest.approx(line, abs=1e-9)
 
 
 def test_smoothing_is_a_weighted_least_squares_line_at_every_point() -> None:
-    noise = np.random.default_rng(3).normal(0, 0.1, len(LRS))
-    loss = 3.0 - 0.3 * DECADES + noise
+    loss = 3.0 - 0.3 * DECADES + noise(3, 0.1)
     reference = []
     for x in DECADES:
         weight = np.exp(-0.5 * ((DECADES - x) / 0.2) ** 2)
         line = np.polyfit(DECADES - x, loss, 1, w=np.sqrt(weight))  # polyfit squares its weights
         reference.append(line[1])
-    assert measured(loss).smoothed(0.2) == pytest.approx(np.array(reference), rel=1e-9)
+    assert swept(loss).smoothed(0.2) == pytest.approx(np.array(reference), rel=1e-9)
 
 
 def test_smoothing_takes_noise_away() -> None:
-    noise = np.random.default_rng(0).normal(0, 0.05, len(LRS))
-    error = measured(2.0 - 0.2 * DECADES + noise).smoothed() - (2.0 - 0.2 * DECADES)
+    error = swept(2.0 - 0.2 * DECADES + noise(0)).smoothed() - (2.0 - 0.2 * DECADES)
     # A Gaussian of sd h over points d apart averages 2 sqrt(pi) h / d = 3.54 * 0.1 / 0.0808 = 4.4 of them:
     # 0.05 / sqrt(4.4) = 0.024
     assert np.std(error[10:-10]) == pytest.approx(0.024, rel=0.35)
@@ -245,7 +200,7 @@ def test_smoothing_takes_noise_away() -> None:
 @pytest.mark.parametrize("lowest", [-5.0, -3.0, -1.0, 0.0])
 def test_the_smoothed_minimum_does_not_lag(lowest: float, steepness: float) -> None:
     loss = valley(lowest, steepness)
-    curve = measured(loss)
+    curve = swept(loss)
     assert DECADES[curve.smoothed().argmin()] == pytest.approx(lowest, abs=0.1)
     # D7: the running average of the peers lags by a quarter to nearly a whole decade on the same curve.
     assert DECADES[debiased_running_average(loss).argmin()] > lowest + 0.2
@@ -263,8 +218,8 @@ def test_losses_at_one_learning_rate_smooth_to_one_value() -> None:
 def test_how_high_an_explosion_goes_does_not_move_the_minimum(height: float) -> None:
     loss = valley(-1.0)
     exploded = np.where(DECADES > 0, loss * height, loss)
-    smooth = measured(exploded).smoothed()
-    assert smooth.argmin() == measured(loss).smoothed().argmin()
+    smooth = swept(exploded).smoothed()
+    assert smooth.argmin() == swept(loss).smoothed().argmin()
     assert smooth.max() <= 2 * exploded[2] - exploded.min()  # lowered to start + fall, start = third of five
 
 
@@ -274,7 +229,7 @@ def test_one_outlier_away_from_the_minimum_does_not_move_it(where: int, height: 
     loss = valley(-1.0)  # lowest at point 6 / 8 * 99 = 74
     outlier = loss.copy()
     outlier[where] += height
-    assert measured(outlier).smoothed().argmin() == measured(loss).smoothed().argmin()
+    assert swept(outlier).smoothed().argmin() == swept(loss).smoothed().argmin()
 
 
 def test_one_outlier_at_the_minimum_moves_it_by_less_than_half_a_decade_however_high() -> None:
@@ -283,22 +238,24 @@ def test_one_outlier_at_the_minimum_moves_it_by_less_than_half_a_decade_however_
         for height in (1e2, 1e6, 1e30):
             loss = valley(-1.0)
             loss[where] += height
-            lowest.add(DECADES[measured(loss).smoothed().argmin()])
+            lowest.add(DECADES[swept(loss).smoothed().argmin()])
         assert len(lowest) == 1  # the height does not matter at all
         assert lowest.pop() == pytest.approx(-1.0, abs=0.5)
 
 
 @given(seed=st.integers(0, 10_000), scale=st.floats(1e-3, 1e3), shift=st.floats(-100, 100))
 def test_smoothing_follows_the_scale_and_the_shift_of_the_loss(seed: int, scale: float, shift: float) -> None:
-    loss = valley(-1.0) + np.random.default_rng(seed).normal(0, 0.1, len(LRS))
-    smooth = measured(loss).smoothed()
-    assert measured(scale * loss + shift).smoothed() == pytest.approx(scale * smooth + shift, rel=1e-6, abs=1e-6)
+    loss = valley(-1.0) + noise(seed, 0.1)
+    smooth = swept(loss).smoothed()
+    assert swept(scale * loss + shift).smoothed() == pytest.approx(scale * smooth + shift, rel=1e-6, abs=1e-6)
 
 
 @given(seed=st.integers(0, 10_000), factor=st.floats(1e-6, 1e6))
-def test_smoothing_does_not_know_the_unit_of_the_learning_rate(seed: int, factor: float) -> None:
-    loss = valley(-1.0) + np.random.default_rng(seed).normal(0, 0.1, len(LRS))
-    assert measured(loss, LRS * factor).smoothed() == pytest.approx(measured(loss).smoothed(), abs=1e-9)
+def test_smoothing_does_not_depend_on_the_unit_of_the_learning_rate(seed: int, factor: float) -> None:
+    loss = valley(-1.0) + noise(seed, 0.1)
+    assert LossCurve((LRS * factor).tolist(), loss.tolist()).smoothed() == pytest.approx(
+        swept(loss).smoothed(), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(
@@ -307,129 +264,3 @@ def test_smoothing_does_not_know_the_unit_of_the_learning_rate(seed: int, factor
 def test_a_bad_bandwidth_is_refused(bandwidth: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="Expected argument `bandwidth` to be a finite number > 0"):
         LossCurve([0.1], [1.0]).smoothed(bandwidth)
-
-
-# --------------------------------------------------------------------------------------------- explosion
-# Five losses at 1, so start = 1; then 0.5, so best = 0.5 and the fall is 0.5. Second differences are mostly 0, so the
-# noise is 0. With a threshold of t the sweep ends where the median of three rises above 0.5 + t * 0.5.
-FALL = [1.0] * 5 + [0.5] * 10
-
-
-@pytest.mark.parametrize(
-    ("after", "threshold", "index"),
-    [
-        ([2.4] * 5, 4.0, None),  # 0.5 + 4 * 0.5 = 2.5 is not reached
-        ([2.5] * 5, 4.0, None),  # reached, not exceeded
-        ([2.6] * 5, 4.0, 16),  # point 15 is the first above, the median of three is above from 16 on
-        ([2.4] * 5, 3.0, 16),  # 0.5 + 3 * 0.5 = 2.0
-        ([100.0], 4.0, None),  # one outlier
-        ([100.0, 0.5, 100.0, 0.5, 0.5], 4.0, 17),  # two of three
-        ([0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0], 4.0, 24),  # 2.75 is the first median above
-        ([2.6] * 5, None, None),
-        ([1e9] * 5, None, None),
-        ([1e9, math.nan], None, 16),
-    ],
-    ids=lambda value: str(value)[:20],
-)
-def test_a_sweep_explodes_where_the_loss_rises_by_the_threshold_times_its_fall(
-    after: list[float], threshold: float | None, index: int | None
-) -> None:
-    assert first_explosion([*FALL, *after], threshold) == index
-
-
-def test_a_larger_threshold_never_stops_earlier() -> None:
-    losses = valley(-2.0).tolist()
-    stops = [first_explosion(losses, threshold) for threshold in (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)]
-    assert None not in stops
-    assert stops == sorted(stops, key=lambda stop: stop or 0)
-    assert len(set(stops)) == 6
-
-
-@pytest.mark.parametrize("threshold", [4.0, None], ids=["threshold 4", "no threshold"])
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=["nan", "inf", "-inf"])
-@pytest.mark.parametrize("at", [0, 1, 4, 5, 20, 39])
-def test_a_loss_that_is_not_finite_stops_at_once(at: int, bad: float, threshold: float | None) -> None:
-    # D11: in Lightning one NaN poisons the average and nothing stops.
-    losses = [1.0 - 0.01 * k for k in range(40)]
-    losses[at] = bad
-    assert first_explosion(losses, threshold) == at
-
-
-def test_wild_first_five_losses_are_no_explosion() -> None:
-    # The median of three is 9 at points 3 and 4, but the start level of 1 is the median of all five.
-    assert first_explosion([1.0, 1.0, 9.0, 9.0, 1.0, *[1.0] * 20], 4.0) is None
-    # Two of six losses are as much noise as explosion; two of eleven are not.
-    assert first_explosion([1.0, 1.0, 1.0, 1.0, 9.0, 9.0, *[1.0] * 20], 4.0) is None
-    assert first_explosion([*[1.0] * 9, 9.0, 9.0, *[1.0] * 20], 4.0) == 10
-
-
-@given(losses=st.lists(st.floats(-10, 10), min_size=1, max_size=40), chunk=st.integers(1, 12))
-def test_looking_in_chunks_finds_the_same_explosion_as_looking_at_once(losses: list[float], chunk: int) -> None:
-    found = None
-    for end in range(chunk, len(losses) + chunk, chunk):
-        found = first_explosion(losses[:end], 1.5, since=end - chunk)
-        if found is not None:
-            break
-    assert found == first_explosion(losses, 1.5)
-
-
-def test_an_explosion_before_a_nan_wins() -> None:
-    assert first_explosion([*FALL, 9.0, 9.0, 9.0, math.nan], 4.0) == 16
-
-
-@given(
-    constant=st.floats(-1e30, 1e30),
-    points=st.integers(0, 60),
-    threshold=st.one_of(st.none(), st.floats(1e-3, 1e3)),
-)
-def test_a_constant_loss_never_diverges(constant: float, points: int, threshold: float | None) -> None:
-    assert first_explosion([constant] * points, threshold) is None
-
-
-def test_noise_about_a_flat_loss_never_diverges() -> None:
-    stops = {first_explosion(np.random.default_rng(seed).normal(2.3, 0.05, 100).tolist(), 4.0) for seed in range(100)}
-    assert stops == {None}
-
-
-def test_a_wobble_of_middling_size_does_not_stop_the_sweep() -> None:
-    # Up by three times the fall of 0.5, for five steps: 0.5 + 3 * 0.5 = 2.0.
-    wobble = [*FALL, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 0.5, 0.4]
-    assert first_explosion(wobble, 4.0) is None
-    assert first_explosion([*wobble, 0.4, 0.4, 0.4, 9.0, 9.0], 4.0) == 29  # and a real one is still seen: 15 + 10 + 4
-
-
-def test_a_negative_loss_stops_where_the_shifted_positive_one_does() -> None:
-    # D11: 4 * best is more negative than best, so Lightning stops after two points.
-    positive = valley(-2.0) + 10.0
-    stop = first_explosion(positive.tolist(), 4.0)
-    assert stop is not None
-    # With x in decades from the minimum, the loss is 10**(2x) / 4.605 - x: 4.84 at the third point, 0.217 at 0.
-    # It exceeds 0.217 + 4 * (4.84 - 0.217) = 18.7 from x = 0.98 on, the median of three one point (0.08) later.
-    assert DECADES[stop] == pytest.approx(-1.0, abs=0.2)
-    for shift in (5.0, 10.0, 20.0, 1e3):
-        assert first_explosion((positive - shift).tolist(), 4.0) == stop
-
-
-LOSSES = st.lists(st.integers(-1000, 1000).map(float), max_size=40)
-
-
-@given(
-    losses=LOSSES,
-    exponent=st.integers(-20, 20),
-    shift=st.integers(-1000, 1000),
-    threshold=st.sampled_from([0.5, 4.0, None]),
-)
-@example(losses=[*FALL, 9.0, 9.0], exponent=3, shift=-10, threshold=4.0)
-def test_where_a_sweep_explodes_depends_on_neither_scale_nor_shift(
-    losses: list[float], exponent: int, shift: int, threshold: float | None
-) -> None:
-    # Whole numbers and powers of two, so that no rounding decides.
-    changed = [(loss + shift) * 2.0**exponent for loss in losses]
-    assert first_explosion(changed, threshold) == first_explosion(losses, threshold)
-
-
-@given(losses=LOSSES, threshold=st.floats(0.5, 10))
-def test_where_a_sweep_explodes_does_not_depend_on_what_comes_much_later(losses: list[float], threshold: float) -> None:
-    # More than half of the second differences are 0, so there is no noise: 4 + 10 * (5 - 4) = 14 is the highest limit.
-    sweep = [*[5.0] * 5, *[4.0] * 100, *[40.0] * 3]
-    assert first_explosion([*sweep, *losses], threshold) == 106  # the second of the three at 40

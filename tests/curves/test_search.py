@@ -13,10 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import ArrayLike
 
-from pl_onecycle.curve import LossCurve, first_explosion
+from pl_onecycle.curves import (
+    BUDGET,
+    MIN_LOSSES,
+    LossCurve,
+    Refusal,
+    coarse_sweep,
+    dense_sweep,
+    first_explosion,
+    has_risen,
+    refusal,
+)
+from pl_onecycle.curves.search import has_fallen
 from pl_onecycle.policy import RangeTestPolicy
-from pl_onecycle.suggestion import refusal, suggest
-from pl_onecycle.sweeps import BUDGET, MIN_LOSSES, coarse_sweep, dense_sweep, has_fallen, has_risen
+from tests.curves.made import suggested
 
 Loss = Callable[[float], float]  # of the lr of the step before, 0 before the first
 
@@ -34,29 +44,29 @@ def recorded(
         if first_explosion(losses, threshold, done) is not None:
             return replace(curve, outcome="diverged")
         if MIN_LOSSES <= done < policy.num_steps and ends(curve):
-            return replace(curve, outcome="dropped")
+            return replace(curve, outcome="risen")
     return curve
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a test came to: its coarse curves, the policy of its dense sweep, the curve that is read."""
+    """The coarse curves of a test, the policy of its dense sweep, and the curve that is read."""
 
     coarse: list[LossCurve]
-    dense: RangeTestPolicy | None
+    dense: RangeTestPolicy | Refusal
     curve: LossCurve
 
     @property
     def steps(self) -> int:
         """In all; each sweep takes one step more than it has points."""
-        return sum(len(curve) + 1 for curve in self.coarse) + (0 if self.dense is None else len(self.curve) + 1)
+        return sum(len(curve) + 1 for curve in self.coarse) + (
+            0 if isinstance(self.dense, Refusal) else len(self.curve) + 1
+        )
 
     @property
     def decade(self) -> float:
         """Of the suggestion."""
-        found = suggest(self.curve)
-        assert found is not None, refusal(self.curve)
-        return math.log10(found.lr)
+        return math.log10(suggested(self.curve).lr)
 
 
 def run(loss: Loss, min_lr: float = 1e-7, max_lr: float = 10.0) -> Run:
@@ -65,7 +75,7 @@ def run(loss: Loss, min_lr: float = 1e-7, max_lr: float = 10.0) -> Run:
     while (policy := coarse_sweep(coarse, min_lr, max_lr)) is not None:
         coarse.append(recorded(policy, loss, None, has_risen))
     dense = dense_sweep(coarse)
-    curve = coarse[-1] if dense is None else recorded(dense, loss, 4.0, lambda _: False)
+    curve = coarse[-1] if isinstance(dense, Refusal) else recorded(dense, loss, 4.0, lambda _: False)
     return Run(coarse, dense, curve)
 
 
@@ -105,7 +115,7 @@ def test_the_first_coarse_sweep_covers_the_range_with_six_steps_a_decade(
     assert policy == RangeTestPolicy(min_lr, max_lr, steps)
 
 
-def test_a_second_coarse_sweep_looks_four_decades_above_where_nothing_has_happened() -> None:
+def test_a_second_coarse_sweep_covers_four_decades_above_where_nothing_has_happened() -> None:
     flat = curve_of([2.0, 2.1] * 24)
     # From a decade below 10 to four above: 5 * 6 + 1 steps.
     policy = coarse_sweep([flat], 1e-7, 10.0)
@@ -116,7 +126,7 @@ def test_a_second_coarse_sweep_looks_four_decades_above_where_nothing_has_happen
 
 HAPPENED = {
     "it has diverged": replace(curve_of([2.0, 2.1] * 24), outcome="diverged"),
-    "it was dropped": replace(curve_of([2.0, 2.1] * 24), outcome="dropped"),
+    "it was dropped": replace(curve_of([2.0, 2.1] * 24), outcome="risen"),
     "it was overridden": replace(curve_of([2.0, 2.1] * 24), outcome="overridden"),
     "it was stopped": replace(curve_of([2.0, 2.1] * 24), outcome="stopped"),
     "it has fallen": curve_of([2.0, 2.1] * 18 + [1.0, 1.1] * 6),
@@ -135,10 +145,10 @@ def test_there_is_never_a_third_coarse_sweep() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- dense
-def test_the_dense_sweep_begins_below_the_rise_and_takes_what_is_left_of_the_budget() -> None:
-    dropped = replace(curve_of([2.0, 2.1] * 19 + [9.0] * 10), outcome="dropped")  # 48 points, the last at 10
+def test_the_dense_sweep_begins_below_the_rise_and_takes_the_rest_of_the_budget() -> None:
+    dropped = replace(curve_of([2.0, 2.1] * 19 + [9.0] * 10), outcome="risen")  # 48 points, the last at 10
     policy = dense_sweep([dropped])
-    assert policy is not None
+    assert isinstance(policy, RangeTestPolicy)
     # 150 - (48 + 1) - 1 = 100 steps, which are 99 / 28 = 3.5357 decades: fewer than 3.7, so they end at the rise. The
     # first median of three that is high is that of point 39, counted from 0: -7 + 39 * 8 / 47 = -0.3617.
     assert policy.num_steps == 100
@@ -148,8 +158,8 @@ def test_the_dense_sweep_begins_below_the_rise_and_takes_what_is_left_of_the_bud
 
 def test_the_dense_sweep_after_an_early_rise_begins_3_7_decades_below_it() -> None:
     lr = np.logspace(-7, -3, 25).tolist()
-    policy = dense_sweep([LossCurve(lr, [2.0, 2.1] * 12 + [9.0], "dropped")])
-    assert policy is not None
+    policy = dense_sweep([LossCurve(lr, [2.0, 2.1] * 12 + [9.0], "risen")])
+    assert isinstance(policy, RangeTestPolicy)
     # One loss alone is no rise yet, so the last lr counts. 150 - 26 - 1 = 123 steps from -3 - 3.7 on, 122 / 28 decades.
     assert policy.num_steps == 123
     assert math.log10(policy.min_lr) == pytest.approx(-6.7, abs=1e-4)
@@ -161,7 +171,7 @@ def test_the_dense_sweep_is_centred_on_most_of_the_fall_where_nothing_rises() ->
     decades = np.linspace(-7, 1, 49)
     curve = LossCurve((10**decades).tolist(), np.interp(decades, [-4, -2], [2.0, 1.0]).tolist(), initial_loss=2.0)
     policy = dense_sweep([curve])
-    assert policy is not None
+    assert isinstance(policy, RangeTestPolicy)
     assert policy.num_steps == 99  # 150 - (49 + 1) - 1
     # 98 / 28 / 2 = 1.75 decades, less than 2, below the first point at or behind -2.6: they lie a sixth of a decade
     # apart.
@@ -180,7 +190,7 @@ NOTHING = {
 
 @pytest.mark.parametrize("curve", NOTHING.values(), ids=NOTHING)
 def test_there_is_no_dense_sweep_where(curve: LossCurve) -> None:
-    assert dense_sweep([curve]) is None
+    assert isinstance(dense_sweep([curve]), Refusal)
 
 
 # ------------------------------------------------------------------------------------------- rise and fall
@@ -234,7 +244,7 @@ def test_noise_alone_is_rarely_called_a_rise_or_a_fall(steps: int, most: int) ->
     risen = fallen = 0
     for seed in range(200):
         losses = np.random.default_rng(seed).normal(2.3, 0.1, steps)
-        risen += any(has_risen(curve_of(losses[:k])) for k in range(MIN_LOSSES, steps))  # looked at after every step
+        risen += any(has_risen(curve_of(losses[:k])) for k in range(MIN_LOSSES, steps))  # checked after every step
         fallen += has_fallen(curve_of(losses))
     assert risen <= 10
     assert fallen <= most
@@ -256,7 +266,7 @@ def test_no_test_takes_more_than_150_steps(
     found = run(training(lowest, seed, noise, rise=rise), 10**low, 10 ** (low + width))
     assert found.steps <= BUDGET == 150
     assert len(found.coarse) <= 2
-    if found.dense is not None:  # which is then planned to use all of it
+    if isinstance(found.dense, RangeTestPolicy):  # which is then planned to use all of it
         planned = sum(len(curve) + 1 for curve in found.coarse) + found.dense.num_steps + 1
         assert planned == 150
         assert 28 * math.log10(found.dense.max_lr / found.dense.min_lr) == pytest.approx(found.dense.num_steps - 1)
@@ -310,9 +320,9 @@ def test_a_loss_times_c_moves_the_suggestion_of_plain_sgd_by_as_much(shift: floa
 @pytest.mark.parametrize("lowest", [-7.0, -6.0, -5.0, -4.0])
 def test_an_explosion_early_in_the_range_leaves_the_range_downwards(lowest: float) -> None:
     found = run(training(lowest))
-    assert found.coarse[0].outcome in ("diverged", "dropped")
+    assert found.coarse[0].outcome in ("diverged", "risen")
     assert len(found.coarse[0]) < 37  # of 49
-    assert found.dense is not None
+    assert isinstance(found.dense, RangeTestPolicy)
     assert found.dense.min_lr < 10 ** (lowest - 1.5)
     assert found.decade == pytest.approx(run(training(-2.0)).decade + 2 + lowest, abs=0.15)
 
@@ -320,9 +330,9 @@ def test_an_explosion_early_in_the_range_leaves_the_range_downwards(lowest: floa
 def test_a_start_that_is_too_high_already_is_found_below_it() -> None:
     # The loss explodes from 1e-2 on; the range begins at 1, where the first step does it.
     found = run(training(-2.0), 1.0, 10.0)
-    assert found.coarse[0].outcome == "dropped"
+    assert found.coarse[0].outcome == "risen"
     assert len(found.coarse[0]) <= 23  # of 24; judged from the twelfth loss on, for five more
-    assert found.dense is not None
+    assert isinstance(found.dense, RangeTestPolicy)
     assert found.dense.min_lr < 1e-3
     assert found.decade == pytest.approx(run(training(-2.0)).decade, abs=0.2)
 
@@ -332,7 +342,7 @@ def test_a_loss_that_does_not_explode_before_max_lr_is_followed_beyond_it(lowest
     found = run(training(lowest))
     assert found.coarse[0].lr[-1] == pytest.approx(10.0)
     assert found.coarse[0].outcome == "completed"
-    assert found.dense is not None
+    assert isinstance(found.dense, RangeTestPolicy)
     assert found.dense.max_lr > 10 ** (lowest - 1)
     assert found.decade == pytest.approx(run(training(-2.0)).decade + 2 + lowest, abs=0.2)
 

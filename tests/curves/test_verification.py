@@ -1,4 +1,4 @@
-"""Which learning rates are tried around a suggestion, and what their short cycles speak for."""
+"""Which learning rates are tried around a suggestion, and which lr their short cycles support."""
 
 import math
 
@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pl_onecycle.curve import LossCurve, Outcome
-from pl_onecycle.suggestion import Suggestion
-from pl_onecycle.verification import candidates, verified
+from pl_onecycle.curves import LossCurve, Outcome, Refusal, Suggestion, candidates, verified
+from tests.curves.made import interval_of
 
 FOUND = Suggestion(0.1, "trough", "by hand", 0.05, 0.2)
 
@@ -21,12 +20,12 @@ def ends_at(loss: float, lr: float = 0.1, outcome: Outcome = "completed", val_lo
     )
 
 
-def told(ends: dict[float, float]) -> dict[float, LossCurve]:
+def cycles(ends: dict[float, float]) -> dict[float, LossCurve]:
     return {lr: ends_at(end, lr) for lr, end in ends.items()}
 
 
 def answer(curves: dict[float, LossCurve], found: Suggestion = FOUND) -> Suggestion:
-    """What short cycles speak for, where they speak for something."""
+    """The suggestion that short cycles support."""
     suggestion = verified(found, curves)
     assert isinstance(suggestion, Suggestion)
     return suggestion
@@ -73,7 +72,7 @@ def test_the_suggestion_itself_is_the_candidate_in_the_middle(lr: float, count: 
     ],
 )
 def test_the_answer_is_a_mean_in_which_the_better_weigh_more(ends: dict[float, float], lr: float) -> None:
-    assert answer(told(ends)).lr == pytest.approx(lr, rel=1e-3)
+    assert answer(cycles(ends)).lr == pytest.approx(lr, rel=1e-3)
 
 
 @given(
@@ -83,7 +82,7 @@ def test_the_answer_is_a_mean_in_which_the_better_weigh_more(ends: dict[float, f
 )
 def test_scale_and_shift_of_the_loss_do_not_matter(ends: list[int], power: float, shift: float) -> None:
     lrs = candidates(0.1, 3)
-    base = answer(told({lr: end / 100 for lr, end in zip(lrs, ends, strict=True)}))
+    base = answer(cycles({lr: end / 100 for lr, end in zip(lrs, ends, strict=True)}))
     moved = {
         lr: LossCurve([lr] * 10, [10**power * (end / 100 + shift)] * 10) for lr, end in zip(lrs, ends, strict=True)
     }
@@ -94,11 +93,10 @@ def test_scale_and_shift_of_the_loss_do_not_matter(ends: list[int], power: float
 @given(factor=st.floats(1e-6, 1e6))
 def test_scaling_all_candidates_scales_the_answer_and_its_interval(factor: float) -> None:
     ends = {0.05: 1.0, 0.1: 0.5, 0.2: 0.7}
-    base, scaled = answer(told(ends)), answer(told({factor * lr: end for lr, end in ends.items()}))
-    assert base.low is not None
-    assert base.high is not None
+    base, scaled = answer(cycles(ends)), answer(cycles({factor * lr: end for lr, end in ends.items()}))
+    low, high = interval_of(base)
     assert scaled.lr == pytest.approx(factor * base.lr)
-    assert (scaled.low, scaled.high) == pytest.approx((factor * base.low, factor * base.high))
+    assert (scaled.low, scaled.high) == pytest.approx((factor * low, factor * high))
 
 
 def test_the_mean_of_the_last_fifth_counts_and_not_the_last_loss() -> None:
@@ -136,7 +134,7 @@ BAD = {
 
 @pytest.mark.parametrize("curve", BAD.values(), ids=BAD)
 def test_a_cycle_that_has_failed_weighs_nothing(curve: LossCurve) -> None:
-    # 0 and 1 are left: their median excess is 0.5, weights 1 and exp(-1 / 0.4) = 0.0821 at -2 and -1:
+    # 0 and 1 remain: their median excess is 0.5, weights 1 and exp(-1 / 0.4) = 0.0821 at -2 and -1:
     # (-2 - 0.0821) / 1.0821 = -1.9241.
     found = answer({0.01: ends_at(1.0, 0.01), 0.1: ends_at(2.0), 0.2: curve})
     assert found.lr == pytest.approx(10**-1.9241, rel=1e-3)
@@ -144,26 +142,26 @@ def test_a_cycle_that_has_failed_weighs_nothing(curve: LossCurve) -> None:
 
 
 @pytest.mark.parametrize("curve", BAD.values(), ids=BAD)
-def test_where_all_cycles_have_failed_the_reason_is_told(curve: LossCurve) -> None:
-    told = "none of 3 short cycles around the 0.1 of trough completed with finite losses"
-    assert verified(FOUND, dict.fromkeys(candidates(0.1, 3), curve)) == told
+def test_where_all_cycles_have_failed_the_reason_is_returned(curve: LossCurve) -> None:
+    reason = "none of 3 short cycles around the 0.1 of trough completed with finite losses"
+    assert verified(FOUND, dict.fromkeys(candidates(0.1, 3), curve)) == Refusal(reason)
 
 
-def test_one_cycle_that_is_left_is_the_answer() -> None:
+def test_one_remaining_cycle_is_the_answer() -> None:
     curves = {0.05: ends_at(1.0, 0.05), 0.1: BAD["diverged"], 0.2: BAD["not finite"]}
     found = answer(curves)
     assert (found.lr, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
 
 
-def test_the_answer_tells_what_it_was_before_and_keeps_its_method() -> None:
-    found = answer(told({0.05: 2.0, 0.1: 1.0, 0.2: 3.0}), Suggestion(0.123, "smith", "by hand"))
+def test_the_answer_names_the_lr_from_the_curve_and_keeps_its_method() -> None:
+    found = answer(cycles({0.05: 2.0, 0.1: 1.0, 0.2: 3.0}), Suggestion(0.123, "smith", "by hand"))
     assert found.method == "smith"
     assert found.reason == ("0.123 on the curve; weighted mean of 3 short cycles, best 0.1 by training loss")
 
 
 def test_the_interval_spans_the_candidates_that_end_nearly_as_well() -> None:
     # Excesses 0, 0.1, 0.2, 1, 2: a median of 0.2, of which 0.8 are 0.16: the first two. The mean lies between them.
-    found = answer(told({0.1: 1.0, 0.2: 1.1, 0.05: 1.2, 0.4: 2.0, 0.025: 3.0}))
+    found = answer(cycles({0.1: 1.0, 0.2: 1.1, 0.05: 1.2, 0.4: 2.0, 0.025: 3.0}))
     assert (found.low, found.high) == (0.1, 0.2)
     # Weights 1, 0.5353, 0.2865, 0.0019 and about 0 at decades -1, -0.6990, -1.3010, -0.3979.
     assert math.log10(found.lr) == pytest.approx((-1 - 0.3742 - 0.3727 - 0.0008) / 1.8237, abs=1e-3)
@@ -172,6 +170,6 @@ def test_the_interval_spans_the_candidates_that_end_nearly_as_well() -> None:
 @pytest.mark.parametrize("bad", [9.0, 1e6])
 def test_where_most_candidates_tie_the_others_weigh_no_more_than_they(bad: float) -> None:
     # As accuracies do that have reached their best: the mean of 0.1 and 0.2 alone is 0.1414.
-    found = answer(told({0.1: 1.0, 0.2: 1.0, 0.4: bad}))
+    found = answer(cycles({0.1: 1.0, 0.2: 1.0, 0.4: bad}))
     assert found.lr == pytest.approx(math.sqrt(0.1 * 0.2), rel=0.05)
     assert found.high == 0.2

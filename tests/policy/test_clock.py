@@ -1,4 +1,4 @@
-"""`Clock`: which position of a policy is played at which step of the run."""
+"""`Clock`: which position of a policy each step of the run has."""
 
 import dataclasses
 import itertools
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pl_onecycle.clock import Clock
-from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.policy import Clock, OneCyclePolicy
 
 
 def joints_of(policy: OneCyclePolicy) -> list[int]:
@@ -18,12 +17,12 @@ def joints_of(policy: OneCyclePolicy) -> list[int]:
     return [phase.start for phase in policy.phases] + [policy.total_steps - 1]
 
 
-def test_a_new_clock_plays_step_for_step() -> None:
+def test_a_new_clock_moves_step_for_step() -> None:
     assert [Clock().position(step) for step in range(5)] == [0, 1, 2, 3, 4]
     assert Clock().step_of(19) == 19
 
 
-def test_a_started_clock_waits_and_then_plays_step_for_step() -> None:
+def test_a_started_clock_waits_and_then_moves_step_for_step() -> None:
     clock = Clock.started(at=100)
     assert [clock.position(step) for step in (0, 99, 100, 101, 120)] == [0, 0, 0, 1, 20]
     assert clock.step_of(19) == 119
@@ -90,7 +89,7 @@ STRETCHED: dict[str, tuple[int, int, tuple[tuple[float, float], ...], dict[int, 
 
 
 @pytest.mark.parametrize(("at", "end", "knots", "positions"), STRETCHED.values(), ids=STRETCHED)
-def test_what_is_left_is_stretched_evenly_by_these_numbers(
+def test_the_rest_is_stretched_evenly_by_these_numbers(
     at: int, end: int, knots: tuple[tuple[float, float], ...], positions: dict[int, float]
 ) -> None:
     clock = Clock().stretched(at, JOINTS, end)
@@ -116,7 +115,7 @@ def test_before_a_stretched_clock_begins_its_position_is_the_first() -> None:
 
 def test_a_stretched_clock_can_be_stretched_again() -> None:
     twice = Clock().stretched(3, JOINTS, 35).stretched(13, JOINTS, 57)
-    # At step 13 the position is 3 + 10 / 2 = 8; the 11 positions that are left take 44 steps: 4 each.
+    # At step 13 the position is 3 + 10 / 2 = 8; the remaining 11 positions take 44 steps: 4 each.
     assert [twice.position(step) for step in (13, 14, 17, 18, 57, 58)] == [8, 8.25, 9, 9.25, 19, 20]
     assert twice.knots == ((13, 8), (17, 9), (53, 18), (57, 19))
 
@@ -151,7 +150,9 @@ def at_and_end(case: tuple[OneCyclePolicy, float, int]) -> tuple[list[int], int,
 
 
 @given(cases)
-def test_a_stretched_clock_goes_on_from_where_it_is_and_ends_exactly(case: tuple[OneCyclePolicy, float, int]) -> None:
+def test_a_stretched_clock_continues_where_it_is_and_ends_exactly(
+    case: tuple[OneCyclePolicy, float, int],
+) -> None:
     joints, at, end = at_and_end(case)
     clock = Clock().stretched(at, joints, end)
     assert clock.position(at) == at
@@ -184,8 +185,8 @@ def test_joints_ahead_stay_on_whole_steps_and_the_values_there_are_taken(
     clock = Clock().stretched(at, joints, end)
     assert all(isinstance(step, int) for step, _ in clock.knots)
     if end - at >= policy.total_steps - at:  # no two joints can fall on one step
-        played = {clock.position(step) for step in range(at, end + 1)}
-        assert {float(joint) for joint in joints if joint > at} <= played
+        taken = {clock.position(step) for step in range(at, end + 1)}
+        assert {float(joint) for joint in joints if joint > at} <= taken
 
 
 @given(cases, st.floats(0, 1), st.integers(1, 400))

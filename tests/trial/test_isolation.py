@@ -141,7 +141,7 @@ def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     def draw(*_: Any) -> None:
         raise ModuleNotFoundError
 
-    monkeypatch.setattr("pl_onecycle.report.draw_tuning", draw)
+    monkeypatch.setattr("pl_onecycle.tuner.draw_tuning", draw)
 
 
 _TAKEN = "of a source that gives each batch once, what `tune` has taken is gone before the fit is handed the source"
