@@ -118,7 +118,7 @@ def invisible(scenario: str, finder: Finder) -> str:
         try:
             wrong = differences(expected, fit.run().outcome())
         except Exception as error:
-            return told(error)
+            return name_of(error)
         swept = fit.scenario.resumed or finder.points(fit.finder) > 1
         return named(wrong) if swept else "no sweep"
 
@@ -143,7 +143,7 @@ def trace(fault: Fault, finder: Finder) -> str:
                 fit.run()
             except BaseException as error:  # Ctrl-C and SIGTERM do not raise an Exception
                 if fault.ends is None or not isinstance(error, fault.ends):
-                    return told(error)
+                    return name_of(error)
                 left = differences(fit.marker.before, shape_of(fit.trainer))
             else:
                 if fault.ends is not None:
@@ -154,7 +154,7 @@ def trace(fault: Fault, finder: Finder) -> str:
         try:
             again = named([part for part in differences(expected, fit.run().outcome()) if part not in OF_ALL_FITS])
         except BaseException as error:
-            again = told(error)
+            again = name_of(error)
     trouble = {
         "changed": named([part for part in left if part not in MADE_LATER]),
         "left behind": named(files),
@@ -172,7 +172,7 @@ def named(parts: list[str]) -> str:
     return ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "") or PASS
 
 
-def told(error: BaseException) -> str:
+def name_of(error: BaseException) -> str:
     """Return an exception's type and the start of its message, without directories."""
     words = [word for word in str(error).split() if "/" not in word]
     return f"{type(error).__name__}: {' '.join(words[:12])}".rstrip(": ")

@@ -39,7 +39,7 @@ class Agreement:
             TrialFailedElsewhere: This one can, and another one cannot.
         """
         if not self.is_alone and not self._trainer.strategy.reduce_boolean_decision(can_continue) and can_continue:
-            raise TrialFailedElsewhere("Another process failed in the trial; its own error tells why.")
+            raise TrialFailedElsewhere("Another process failed in the trial; its own error says why.")
 
     def is_divergence(self, error: Exception, losses: Iterable[Tensor]) -> bool:
         """Return whether values that are not finite, in any process, explain an exception.

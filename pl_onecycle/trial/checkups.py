@@ -2,7 +2,7 @@
 
 The life of a step, seen from here: after a batch, `CheckupRecorder.advance` says whether a checkup is due; a due
 checkup validates on a few batches, if there are any; then the monitored value, a logged metric or the validation loss,
-is recorded as that of the weights after so many steps, and `Checkups.should_end` is asked about the curve so far.
+is recorded as that of the current weights, and `Checkups.should_end` judges the curve so far.
 """
 
 from collections.abc import Callable, Sequence

@@ -2,7 +2,7 @@
 
 The life of a step: the `Driver` has written the policy's values; the module's backward passes hand their losses to the
 `LossCollector`; the optimizer steps, which the driver counts and the collector notes; at the end of the batch losses
-are fetched and judged by `first_explosion`, and the `CheckupRecorder` looks after the checkup that is due. The
+are fetched and judged by `first_explosion`, and the `CheckupRecorder` carries out a checkup that is due. The
 `Agreement` keeps several processes together at each of these points.
 """
 
