@@ -92,12 +92,19 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         "Lightning",
         {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
     ),
-    "weight_decay_probe": ("Lightning", {"_lightning", "apply", "checks", "optimizer_groups", "probe", "run_optimizer"}),
+    "weight_decay_probe": (
+        "Lightning",
+        {"_lightning", "apply", "checks", "optimizer_groups", "probe", "run_optimizer"},
+    ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
     "tune_result": ("Lightning", {"_lightning", "apply", "checks", "settings_callback"}),
+    "finder_queue": (
+        "Lightning",
+        {"_lightning", "checks", "finder", "momentum_probe", "probe", "range_test", "weight_decay_probe"},
+    ),
     "tuner": (
         "Lightning",
-        {"_lightning", "apply", "checks", "finder", "momentum_probe", "probe", "range_test", "report", "trial"}
+        {"_lightning", "apply", "checks", "finder", "finder_queue", "probe", "range_test", "report", "trial"}
         | {"tune_result", "weight_decay_probe"},
     ),
     "cli": (

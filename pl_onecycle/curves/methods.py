@@ -11,7 +11,14 @@ import numpy as np
 
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.noise import Array, start_level
-from pl_onecycle.curves.thresholds import TROUGH_BANDWIDTH, TROUGH_DECADES, TROUGH_SHARE, TROUGH_START_POINTS
+from pl_onecycle.curves.thresholds import (
+    SLIDE_GAP,
+    SLIDE_SLOPES,
+    TROUGH_BANDWIDTH,
+    TROUGH_DECADES,
+    TROUGH_SHARE,
+    TROUGH_START_POINTS,
+)
 
 Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -72,13 +79,13 @@ def _valley(curve: LossCurve) -> tuple[float, str]:
     return lr[at], f"half way down the longest fall, which ends at {lr[end]:.3g}"
 
 
-def _slide(curve: LossCurve, gap: int = 15, threshold: float = 0.005) -> tuple[float, str] | None:
+def _slide(curve: LossCurve) -> tuple[float, str] | None:
     lr, loss = _one_point_per_lr(curve)
-    gap = min(gap, len(lr) - 1)
+    gap = min(SLIDE_GAP, len(lr) - 1)
     slope = np.gradient(loss / (curve.start - loss.min()))
     right, left = len(lr) - 1, len(lr) - 1 - gap
     at = left
-    while left >= 0 and abs(slope[right] - slope[left]) > threshold:
+    while left >= 0 and abs(slope[right] - slope[left]) > SLIDE_SLOPES:
         at = left
         right, left = right - 1, left - 1
     return (lr[at], "where the slopes of a sliding pair of points first agree") if left >= 0 else None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pl_onecycle.curves.thresholds import NOISE_OF_FALL, START_POINTS
+from pl_onecycle.curves.thresholds import FEW_LOSSES, NOISE_OF_FALL, START_POINTS
 
 Array = npt.NDArray[np.float64]
 
@@ -87,7 +87,7 @@ def first_explosion(losses: Sequence[float], threshold: float | None, since: int
         start = start_level(loss, START_POINTS)
         best = np.minimum.accumulate(middle)
         for k in range(max(since, START_POINTS), end):
-            few = 1 + 10 / (k + 1)  # by chance, a handful of points underestimates the noise by far
+            few = 1 + FEW_LOSSES / (k + 1)  # by chance, a handful of points underestimates the noise by far
             unit = rebound_unit(start - best[k], few * noise_of(loss[: k + 1]))
             if middle[k] - best[k] > threshold * unit + 1e-9 * abs(best[k]):
                 return k

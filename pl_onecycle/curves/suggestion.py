@@ -14,7 +14,15 @@ from pl_onecycle.checks import expect, expect_one_of
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.methods import RULES, Method
 from pl_onecycle.curves.refusal import Refusal
-from pl_onecycle.curves.thresholds import MIN_FALL, MIN_POINTS, NOISE_DRAWS, ROUNDING, WIDE_BANDWIDTH, WIDE_INTERVAL
+from pl_onecycle.curves.thresholds import (
+    EXPLODED_SHARE,
+    MIN_FALL,
+    MIN_POINTS,
+    NOISE_DRAWS,
+    ROUNDING,
+    WIDE_BANDWIDTH,
+    WIDE_INTERVAL,
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,9 @@ def read_curve(curve: LossCurve, method: Method = "trough") -> Suggestion | Refu
     lr, reason = float(found[0]), found[1]
     smooth = curve.smoothed()
     there = float(np.interp(np.log(lr), np.log(curve.finite_lr), smooth))
-    if lr > curve.finite_lr[smooth.argmin()] and there > curve.start + 0.5 * (curve.start - float(smooth.min())):
+    if lr > curve.finite_lr[smooth.argmin()] and there > curve.start + EXPLODED_SHARE * (
+        curve.start - float(smooth.min())
+    ):
         return Refusal(f"{method} ends at {lr:.3g}, where the loss has exploded")
     return Suggestion(lr, method, reason, *_interval(curve, method, lr))
 

@@ -21,6 +21,8 @@ ROUNDING = 1e-7
 START_POINTS = 5
 # A fall smaller than this many standard deviations of the noise is measured as that much, see `rebound_unit`.
 NOISE_OF_FALL = 4.0
+# Few losses underestimate their noise: that of n losses counts 1 + FEW_LOSSES / n times in the explosion rule.
+FEW_LOSSES = 10
 # Standard deviation of the smoothing kernel in decades of lr. It averages ten points of a dense sweep, and four to five
 # of a sweep over eight decades in 100 steps. A wider kernel moves the minimum away from the explosion.
 BANDWIDTH = 0.1
@@ -39,6 +41,10 @@ TROUGH_SHARE, TROUGH_DECADES = 0.85, 1.25
 # well but leave more noise. Its start is the median of the first tenth, at least this many points.
 TROUGH_BANDWIDTH = 0.2
 TROUGH_START_POINTS = 3
+# A suggestion is refused where the smoothed loss lies this share of its fall above the start: there it has exploded.
+EXPLODED_SHARE = 0.5
+# fastai's `slide`: distance of its pair of points, and the difference of slopes, as a share of the fall, that ends it.
+SLIDE_GAP, SLIDE_SLOPES = 15, 0.005
 # Number of noise draws for the interval, and the width in decades above which it counts as wide.
 NOISE_DRAWS, WIDE_INTERVAL = 40, 0.5
 

@@ -1,0 +1,94 @@
+"""`FinderQueue`: run finders one after the other in a fit that trains nothing."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from typing_extensions import override
+
+from pl_onecycle._lightning import pl
+from pl_onecycle.checks import expect
+from pl_onecycle.finder import Finder
+from pl_onecycle.momentum_probe import MomentumProbe
+from pl_onecycle.probe import Probe
+from pl_onecycle.range_test import LRRangeTest
+from pl_onecycle.weight_decay_probe import WeightDecayProbe
+
+AnyFinder = TypeVar("AnyFinder", bound=Finder[Any])
+
+
+def finders_to_run(
+    trainer: pl.Trainer, lr_range_test: LRRangeTest | bool, weight_decay_probe: WeightDecayProbe | bool
+) -> dict[str, Finder[Any]]:
+    """Return the finders to run by their name in files, in the order in which they run."""
+    finders: dict[str, Finder[Any] | None] = {
+        "lr_range_test": _copied(trainer, LRRangeTest(), "lr_range_test", lr_range_test),
+        "weight_decay_probe": _copied(trainer, WeightDecayProbe(), "weight_decay_probe", weight_decay_probe),
+        "momentum_probe": _copy_of(_callback(trainer, MomentumProbe)),
+    }
+    found = {name: finder for name, finder in finders.items() if finder is not None}
+    if len({finder.optimizer for finder in found.values()}) > 1:
+        raise ValueError("Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer.")
+    return found
+
+
+def _copied(trainer: pl.Trainer, default: Finder[Any], name: str, asked: Finder[Any] | bool) -> Finder[Any] | None:
+    """Return a copy of the finder that an argument asks for, or None; True asks for the Trainer's or the default."""
+    kind = type(default)
+    expect(isinstance(asked, (bool, kind)), name, f"True, False or of type {kind.__name__}", asked, TypeError)
+    if isinstance(asked, bool):
+        return _copy_of(_callback(trainer, kind) or default) if asked else None
+    return _copy_of(asked)
+
+
+def _copy_of(finder: AnyFinder | None) -> AnyFinder | None:
+    """Return a copy that applies its result for the next finder and writes no report of its own."""
+    if finder is None:
+        return None
+    finder = copy.deepcopy(finder)
+    finder.reset()
+    finder.apply, finder.report, finder.milestones = True, False, ()
+    return finder
+
+
+def _callback(trainer: pl.Trainer, kind: type[AnyFinder]) -> AnyFinder | None:
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    return next((callback for callback in callbacks if isinstance(callback, kind)), None)
+
+
+class FinderQueue(pl.Callback):
+    """Runs finders one after the other at the first epoch of a fit.
+
+    Args:
+        finders: By their name in files, in their order.
+        again: Whether the range test runs a second time if a probe has changed a value.
+    """
+
+    def __init__(self, finders: Mapping[str, Finder[Any]], again: bool) -> None:
+        self._named = dict(finders)
+        self._again = _copy_of(self._named.get("lr_range_test")) if again else None
+
+    @property
+    def finders(self) -> list[Finder[Any]]:
+        """The finders in their order."""
+        return [*self._named.values()]
+
+    @property
+    def results(self) -> dict[str, Finder[Any]]:
+        """The finders that have run, by their name in files."""
+        return {name: finder for name, finder in self._named.items() if finder.before is not None}
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for finder in self.finders:
+            finder.check(trainer)
+        for finder in self.finders:
+            finder.find(trainer)
+        if self._again is not None and any(map(_has_changed, self.finders)):
+            self._named["lr_range_test_again"] = self._again
+            self._again.find(trainer)
+
+
+def _has_changed(finder: Finder[Any]) -> bool:
+    found = finder.suggestion
+    return isinstance(finder, Probe) and found is not None and found.value != finder.before
