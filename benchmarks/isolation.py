@@ -3,7 +3,7 @@
 Both sweep the same range in the same number of steps and apply nothing, so a fit with either must end like the same fit
 without: weights, buffers, flags, optimizers, schedulers, gradient scale, metrics, counters, random streams and
 generators, attributes, batches, hooks, states of loaders and callbacks, calls of loggers, logged rows, files and the
-content of checkpoints, compared bit for bit. The fits are those of `tests/scenarios.py`. The faults are those of
+content of checkpoints, compared bit for bit. The fits are those of `tests/scenarios`. The faults are those of
 `tests/faults.py`, at the 14th batch of a fit that both pass. A fault that ends the fit must leave Trainer and module
 unchanged and no file on disk, and the next fit of the same Trainer must end like one without a trial; after any other
 fault the fit must end as without a finder. Each fit has its own writable directory, unless that is the fault.

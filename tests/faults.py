@@ -1,4 +1,4 @@
-"""Ways in which a trial goes wrong, shared as the scenarios are that they strike.
+"""Ways in which a trial goes wrong, shared like the scenarios that they strike.
 
 A `Fault` strikes at one batch of the trial, never in the real run, or it lasts as long as the fit. On leaving its
 ``with`` it is mended.
@@ -31,7 +31,7 @@ class Fault:
 
     Attributes:
         strikes: Takes the fit and the number of the trial's batch, or of its call of a hook, from 0.
-        ends: With what the fit then ends; None where it goes on.
+        ends: With what the fit then ends; None where it continues.
     """
 
     strikes: Callable[[Fit, int], AbstractContextManager[None]]

@@ -30,9 +30,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         port = free.getsockname()[1]
     processes = []
     for rank in range(2):
-        told = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        given = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         root = str(Path(__file__).parents[1])
-        environment = os.environ | {key: str(value) for key, value in told.items()} | {"OMP_NUM_THREADS": "1"}
+        environment = os.environ | {key: str(value) for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
         command = [sys.executable, "-W", "ignore", "-m", "tests.two_processes", str(folder), *CASES]
         with (folder / f"log{rank}").open("w") as log:
@@ -122,7 +122,7 @@ def test_tune_writes_its_files_once_by_rank_zero(results: dict[str, list[Any]]) 
 @pytest.mark.parametrize("case", RAISING)
 def test_an_exception_in_one_process_ends_the_trial_in_all(case: str, results: dict[str, list[Any]]) -> None:
     one, other = results[case]
-    assert one["said"] == "TrialFailedElsewhere: Another process failed in the trial; its own error tells why."
+    assert one["said"] == "TrialFailedElsewhere: Another process failed in the trial; its own error says why."
     assert other["said"].startswith("Broken: ")
     assert 0 <= one["steps"] - other["steps"] <= 1  # the same step: the other failed within it
 

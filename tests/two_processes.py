@@ -135,7 +135,7 @@ VALIDATED = Scenario(Validated, lambda: data(shuffle=True), options=ddp(), val_l
 
 
 def fits(scenario: Scenario, test: LRRangeTest, change: Callable[[Fit], None] = lambda fit: None) -> dict[str, Any]:
-    """Fit without and with a test and return what differs, beside what the test came to."""
+    """Fit without and with a test and return what differs, with the outcome of the test."""
     folder = Path(f"fits_{len(list(Path().iterdir()))}")
     folder.mkdir()
     expected = Fit(scenario, folder / "without").run().outcome()
@@ -196,7 +196,7 @@ def seen_in(curves: list[LossCurve]) -> dict[str, Any]:
 
 
 class ValidatedByOne(Net):
-    """Tells its validation loss in the first process only, as Lightning allows."""
+    """Logs its validation loss in the first process only, as Lightning allows."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         loss = self.loss(batch)

@@ -1,7 +1,7 @@
-"""The trial is invisible: what a fit comes to with it equals what it comes to without it, bit for bit.
+"""The trial is invisible: a fit with it ends like a fit without it, bit for bit.
 
-One helper fits twice and compares everything. Scenarios (what is being trained, `scenarios.py`) are crossed with exits
-(how the trial ends, `faults.py`). They run with each that trains on trial: the range test, the probe, and `tune`.
+One helper fits twice and compares everything. Scenarios (what is being trained, `tests/scenarios`) are crossed with
+exits (how the trial ends, `tests/faults.py`). They run with the range test, the probe and `tune`.
 """
 
 import inspect
@@ -43,7 +43,7 @@ def without_a_trial(name: str) -> dict[str, Any]:
         return Fit((SCENARIOS | SMALL)[name], Path(folder) / "fit").run().outcome()
 
 
-def told_by_scenarios(test: Callable[..., None]) -> Callable[..., None]:
+def with_expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
     """Let the warnings pass that some scenarios are made to bring about."""
     for line in (
         "ignore:.*`training_step` returned `None`.*",
@@ -56,7 +56,7 @@ def told_by_scenarios(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-@told_by_scenarios
+@with_expected_warnings
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fit_with_a_completed_trial_equals_a_fit_without(name: str, tmp_path: Path) -> None:
     expected = without_a_trial(name)
@@ -91,7 +91,7 @@ def completing_probe() -> WeightDecayProbe:
     return WeightDecayProbe((0.1, 0.0), STEPS, early_stop_threshold=None, val_batches=1, apply=False, report=False)
 
 
-@told_by_scenarios
+@with_expected_warnings
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fit_with_a_weight_decay_probe_equals_a_fit_without(name: str, tmp_path: Path) -> None:
     expected = without_a_trial(name)
@@ -160,7 +160,7 @@ SHOWN_BY_TUNE: dict[str, tuple[str, str]] = {
 }
 
 
-@told_by_scenarios
+@with_expected_warnings
 @pytest.mark.usefixtures("_no_picture")
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_fit_after_tune_equals_a_fit_without(name: str, tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def struck_in_the_second_candidate(fit: Fit, fault: str) -> AbstractContextManag
     return FAULTS[fault].strikes(fit, batches + 5)
 
 
-@told_by_scenarios
+@with_expected_warnings
 @pytest.mark.parametrize(
     ("name", "fault"),
     [(name, fault) for name in OF_A_PROBE for fault in ("exception", "Ctrl-C", "SIGTERM")]
@@ -277,7 +277,7 @@ def test_after_a_fault_in_the_second_candidate_all_is_as_before_and_the_trainer_
     assert len(probe.curves) == 2
 
 
-@told_by_scenarios
+@with_expected_warnings
 @pytest.mark.usefixtures("_no_picture")
 @pytest.mark.parametrize("fault", ["exception", "Ctrl-C", "SIGTERM", "exception in on_train_epoch_start"])
 @pytest.mark.parametrize("name", ["plain attributes", "16-mixed and its gradient scale", "many of these at once"])
@@ -389,7 +389,7 @@ class Moments:
 
 @cache
 def counts(file: str) -> bool:
-    return any(home in file for home in ("pl_onecycle/", "lightning/pytorch/loops/", "tests/scenarios.py"))
+    return any(home in file for home in ("pl_onecycle/", "lightning/pytorch/loops/", "tests/scenarios/"))
 
 
 @cache

@@ -17,6 +17,12 @@ from torchmetrics.classification import MulticlassAccuracy
 from pl_onecycle.trial.memory import Memory, RandomState
 
 
+def memory_of(value: Any) -> Memory:
+    memory = Memory()
+    memory.remember(value)
+    return memory
+
+
 def holder_of(**attributes: Any) -> Any:
     """An object with attributes, as a sampler or a data set is."""
     return SimpleNamespace(**attributes)
@@ -33,8 +39,7 @@ def test_containers_come_back_as_the_same_objects() -> None:
         "tuple": (inner, {"deep": [3]}),
     }
     objects = {key: id(item) for key, item in value.items()}
-    memory = Memory()
-    memory.remember(value)
+    memory = memory_of(value)
     inner.append(9)
     value["set"].add(2)
     value["deque"].extend([5, 6, 7])
@@ -59,8 +64,7 @@ def test_tensors_keep_identity_aliases_gradient_and_flags() -> None:
     weight.grad = torch.tensor([3.0, 4.0])
     row = weight.detach()[0:1]  # shares memory
     grad = weight.grad
-    memory = Memory()
-    memory.remember([weight])
+    memory = memory_of([weight])
     with torch.no_grad():
         weight.mul_(10)
         grad.mul_(10)
@@ -77,8 +81,7 @@ def test_tensors_keep_identity_aliases_gradient_and_flags() -> None:
 def test_a_parameter_bound_to_other_memory_gets_its_own_back() -> None:
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     address = weight.data_ptr()
-    memory = Memory()
-    memory.remember(weight)
+    memory = memory_of(weight)
     weight.data = torch.zeros(5)
     memory.restore()
     assert weight.tolist() == [1.0, 2.0]
@@ -97,8 +100,7 @@ def test_a_parameter_bound_to_other_memory_gets_its_own_back() -> None:
 )
 def test_unusual_tensors_are_remembered_without_harm(tensor: torch.Tensor) -> None:
     before = tensor.to_dense().clone() if tensor.is_sparse else tensor.clone()
-    memory = Memory()
-    memory.remember({"tensor": tensor})
+    memory = memory_of({"tensor": tensor})
     memory.restore()
     assert torch.equal(tensor.to_dense() if tensor.is_sparse else tensor, before)
 
@@ -106,15 +108,14 @@ def test_unusual_tensors_are_remembered_without_harm(tensor: torch.Tensor) -> No
 def test_arrays_come_back_and_read_only_ones_are_left() -> None:
     array, frozen = np.arange(3.0), np.arange(3.0)
     frozen.flags.writeable = False
-    memory = Memory()
-    memory.remember([array, frozen])
+    memory = memory_of([array, frozen])
     array += 5
     memory.restore()
     assert array.tolist() == [0.0, 1.0, 2.0]
     assert frozen.tolist() == [0.0, 1.0, 2.0]
 
 
-def test_generators_go_on_where_they_were() -> None:
+def test_generators_continue_where_they_were() -> None:
     kinds: list[Any] = [
         torch.Generator().manual_seed(0),
         np.random.default_rng(0),
@@ -131,8 +132,7 @@ def test_generators_go_on_where_they_were() -> None:
         ]
 
     draw()
-    memory = Memory()
-    memory.remember(kinds)
+    memory = memory_of(kinds)
     expected = draw()
     memory.restore()
     assert draw() == expected
@@ -144,8 +144,7 @@ def test_a_module_gets_back_parameters_buffers_flags_hooks_and_attributes() -> N
     module[1].eval()
     module.seen = 3  # type: ignore[assignment]
     state = {key: value.clone() for key, value in module.state_dict().items()}
-    memory = Memory()
-    memory.remember(module)
+    memory = memory_of(module)
     module.train()
     module(torch.randn(8, 2)).sum().backward()
     module.hidden = torch.ones(7)
@@ -166,8 +165,7 @@ def test_a_module_gets_back_parameters_buffers_flags_hooks_and_attributes() -> N
 def test_torchmetrics_get_their_state_back() -> None:
     metric = MetricCollection([MulticlassAccuracy(num_classes=3, average="micro")])
     metric.update(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
-    memory = Memory()
-    memory.remember(metric)
+    memory = memory_of(metric)
     metric.update(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 1]))
     metric.compute()
     metric.reset()
@@ -187,8 +185,7 @@ def test_an_optimizer_gets_state_groups_and_counters_back(name: str) -> None:
         optimizer.step()
 
     step()
-    memory = Memory()
-    memory.remember([optimizer, weight])
+    memory = memory_of([optimizer, weight])
     step()
     expected = weight.tolist()
     optimizer.param_groups[0]["lr"] = 7.0
@@ -228,11 +225,10 @@ def test_what_is_to_be_left_alone_is_left_alone() -> None:
     assert holder.small == [1]
 
 
-def test_objects_that_refer_to_themselves_are_no_trouble() -> None:
+def test_objects_that_refer_to_themselves_are_restored() -> None:
     loop: list[Any] = [1]
     loop.append(loop)
-    memory = Memory()
-    memory.remember(loop)
+    memory = memory_of(loop)
     loop.append(2)
     memory.restore()
     assert len(loop) == 2
@@ -245,8 +241,7 @@ def test_one_failing_restore_does_not_keep_the_others_from_theirs() -> None:
             raise RuntimeError("no")
 
     first, last = [1], [2]
-    memory = Memory()
-    memory.remember([first, Stubborn(), last])
+    memory = memory_of([first, Stubborn(), last])
     first.append(5)
     last.append(5)
     with pytest.raises(RuntimeError, match="no"):
@@ -282,22 +277,16 @@ def materialised(module: nn.Module, shape: tuple[int, ...]) -> dict[str, list[An
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["alone", "in another module"])
-@pytest.mark.parametrize(("build", "shape", "other", "becomes"), LAZY.values(), ids=LAZY)
-def test_a_lazy_module_is_lazy_again(
-    build: Callable[[], nn.Module],
-    shape: tuple[int, ...],
-    other: tuple[int, ...],
-    becomes: type[nn.Module],
-    inside: bool,
-) -> None:
+@pytest.mark.parametrize("name", LAZY)
+def test_a_lazy_module_is_lazy_again(name: str, inside: bool) -> None:
+    build, shape, other, becomes = LAZY[name]
     expected = {each: materialised(build(), each) for each in (shape, other)}
     lazy = build()
     module = nn.Sequential(lazy) if inside else lazy
     kind, tensors = type(lazy), tensors_of(lazy)
     kinds = {name: type(tensor) for name, tensor in tensors.items()}
     hooks = (len(lazy._forward_pre_hooks), len(lazy._load_state_dict_pre_hooks))
-    memory = Memory()
-    memory.remember(module)
+    memory = memory_of(module)
     materialised(module, shape)
     assert type(lazy) is becomes
     memory.restore()
@@ -312,31 +301,21 @@ def test_a_lazy_module_is_lazy_again(
     assert type(lazy) is becomes
 
 
-@pytest.mark.parametrize(("build", "shape", "other", "becomes"), LAZY.values(), ids=LAZY)
-def test_a_lazy_module_that_stayed_lazy_is_left_as_it_is(
-    build: Callable[[], nn.Module],
-    shape: tuple[int, ...],
-    other: tuple[int, ...],
-    becomes: type[nn.Module],
-) -> None:
+@pytest.mark.parametrize("name", LAZY)
+def test_a_lazy_module_that_stayed_lazy_is_left_as_it_is(name: str) -> None:
+    build, shape, *_ = LAZY[name]
     expected, lazy = materialised(build(), shape), build()
-    memory = Memory()
-    memory.remember(lazy)
+    memory = memory_of(lazy)
     memory.restore()
     assert materialised(lazy, shape) == expected
 
 
-@pytest.mark.parametrize(("build", "shape", "other", "becomes"), LAZY.values(), ids=LAZY)
-def test_a_lazy_module_that_has_seen_a_batch_before_keeps_its_shape(
-    build: Callable[[], nn.Module],
-    shape: tuple[int, ...],
-    other: tuple[int, ...],
-    becomes: type[nn.Module],
-) -> None:
+@pytest.mark.parametrize("name", LAZY)
+def test_a_lazy_module_that_has_seen_a_batch_before_keeps_its_shape(name: str) -> None:
+    build, shape, _, becomes = LAZY[name]
     lazy = build()
     values = materialised(lazy, shape)
-    memory = Memory()
-    memory.remember(lazy)
+    memory = memory_of(lazy)
     materialised(lazy, shape)
     memory.restore()
     assert type(lazy) is becomes
@@ -356,8 +335,7 @@ def test_a_lazy_module_in_an_optimizer_trains_as_if_it_had_not_been_undone() -> 
                 optimizer.step()
 
         if undone:
-            memory = Memory()
-            memory.remember([lazy, optimizer])
+            memory = memory_of([lazy, optimizer])
             steps(7)
             memory.restore()
             assert optimizer.state == {}
@@ -373,8 +351,7 @@ def test_a_lazy_module_in_an_optimizer_trains_as_if_it_had_not_been_undone() -> 
 
 def test_what_is_not_known_is_named() -> None:
     thing, lock = SimpleNamespace(count=0), object()
-    memory = Memory()
-    memory.remember({"a": thing, "b": [lock, thing], "c": (1, "text", None, 2.0, torch.zeros(1))})
+    memory = memory_of({"a": thing, "b": [lock, thing], "c": (1, "text", None, 2.0, torch.zeros(1))})
     assert list(memory.unknown.values()) == [thing, lock]
     memory.restore()
     assert memory.unknown == {}

@@ -107,7 +107,7 @@ class Keyless(torch.optim.Optimizer):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*this fit will run with no optimizer.*")
-def test_a_module_without_a_usable_optimizer_is_told_so(optimizers: Any, match: str) -> None:
+def test_a_module_without_a_usable_optimizer_raises_and_is_restored(optimizers: Any, match: str) -> None:
     class Odd(SmallNet):
         def configure_optimizers(self) -> Any:
             return optimizers(self)
@@ -120,7 +120,7 @@ def test_a_module_without_a_usable_optimizer_is_told_so(optimizers: Any, match: 
 
 
 @pytest.mark.parametrize("index", [2, 5])
-def test_an_index_beyond_the_optimizers_is_told(index: int) -> None:
+def test_an_index_beyond_the_optimizers_raises(index: int) -> None:
     match = rf"^There is no optimizer with index {index}: `ByHand\.configure_optimizers` returned 2\.$"
     with pytest.raises(MisconfigurationException, match=match):
         curve_of(ByHand(lambda batch: [0, 1]), SWEEP, optimizer=index)
