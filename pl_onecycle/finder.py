@@ -70,7 +70,7 @@ class Finder(pl.Callback, Generic[Found]):
     @property
     def value(self) -> float | None:
         """The value that was found, or None."""
-        return None if self.suggestion is None else self._value_of(self.suggestion)
+        return None if self.suggestion is None else self.suggestion.value
 
     @property
     def why(self) -> str:
@@ -86,11 +86,6 @@ class Finder(pl.Callback, Generic[Found]):
     @abstractmethod
     def _value_before(self, run: RunOptimizer) -> float:
         """Return the value of the run without the search."""
-
-    @staticmethod
-    @abstractmethod
-    def _value_of(found: Found) -> float:
-        """Return the value that was found."""
 
     @abstractmethod
     def _use(self, run: RunOptimizer, value: float) -> list[str]:

@@ -222,11 +222,6 @@ class Probe(Finder[Choice]):
         return any(math.isclose(value, tried, rel_tol=ALIKE) for tried in self.curves)
 
     # ------------------------------------------------------------------------------------------- show
-    @staticmethod
-    @override
-    def _value_of(found: Choice) -> float:
-        return found.value
-
     @override
     def _description(self, run: RunOptimizer) -> str:
         is_known = self.max_lr is not None or any(_has_found_lr(it) for it in self._others(run.trainer))

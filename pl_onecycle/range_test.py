@@ -310,11 +310,6 @@ class LRRangeTest(Finder[Suggestion]):
     def _value_before(self, run: RunOptimizer) -> float:
         return run.peak
 
-    @staticmethod
-    @override
-    def _value_of(found: Suggestion) -> float:
-        return found.lr
-
     @override
     def _use(self, run: RunOptimizer, value: float) -> list[str]:
         return run.use_max_lr(value)

@@ -61,10 +61,10 @@ def test_the_python_of_the_readme_runs_and_trains_with_what_it_found(
 
 
 def test_the_commands_of_the_readme_are_those_of_the_example() -> None:
-    told = (EXAMPLES / "digits_cli.py").read_text()
+    shown = (EXAMPLES / "digits_cli.py").read_text()
     for line in block("bash", "digits_cli.py tune").splitlines():
         words = line.split()
-        assert " ".join(words[:5]) in told  # that they run and train with what was found: test_examples.py
+        assert " ".join(words[:5]) in shown  # that they run and train with what was found: test_examples.py
         assert words[4] == "examples/configs/digits.yaml"
 
 
@@ -88,3 +88,9 @@ def test_the_table_of_fits_and_faults_names_all_that_are_tested_and_no_others() 
     named = [[name.strip() for cell in re.findall(r"\*([^*]+)\*", row[1]) for name in cell.split(";")] for row in rows]
     assert sorted(name for names in named for name in names) == sorted([*SCENARIOS, *FAULTS])
     assert [row[2].strip() for row in rows] == [f"{len(names)} of {len(names)}" for names in named]
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    named = re.findall(r"\b(?:tests|examples|benchmarks|docs)/[\w/]+\.(?:py|yaml|png)", README)
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / name).is_file()] == []

@@ -47,6 +47,11 @@ class Suggestion:
     high: float | None = None
 
     @property
+    def value(self) -> float:
+        """The same as `lr`: the value that was found, as in a `Choice`."""
+        return self.lr
+
+    @property
     def decades(self) -> float:
         """Width of the interval in decades of lr, NaN if unknown."""
         return math.nan if self.low is None or self.high is None else math.log10(self.high / self.low)
