@@ -1,10 +1,9 @@
-"""The found learning rate is the one that training then uses, whatever schedule stands on the optimizer."""
+"""The found learning rate or momentum is the one that training then uses, whatever schedule stands on the optimizer."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -13,10 +12,11 @@ from hypothesis import strategies as st
 from torch.optim import SGD, Adam, Optimizer
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle.apply import LR_NAMES, apply_max_lr, apply_momentum, apply_weight_decay, set_attributes
+from pl_onecycle.apply import apply_max_lr, apply_momentum
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
 from tests.fits import SmallNet
+from tests.schedules import sgd
 
 # torch 2.4 warns of what its own SequentialLR does.
 pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")
@@ -24,8 +24,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:The epoch parameter in `schedule
 STEPS = 12
 OLD, FOUND = 0.02, 0.37
 
+
 # Each gets the optimizer and the learning rates that its groups were made with.
 Build = Callable[[Optimizer, list[float]], Any]
+
 
 SCHEDULERS: dict[str, Build] = {
     "none": lambda optimizer, lrs: None,
@@ -64,13 +66,12 @@ SCHEDULERS: dict[str, Build] = {
     "OneCycleScheduler": lambda optimizer, lrs: OneCycleScheduler(optimizer, lrs, STEPS),
     "OneCycleScheduler fastai": lambda optimizer, lrs: OneCycleScheduler(optimizer, lrs, STEPS, preset="fastai"),
 }
+
+
 by_scheduler = pytest.mark.parametrize("build", SCHEDULERS.values(), ids=SCHEDULERS)
+
+
 others_than_ours = {name: build for name, build in SCHEDULERS.items() if not name.startswith("OneCycleScheduler")}
-
-
-def optimizer_with(lrs: Sequence[Any]) -> Optimizer:
-    groups = [{"params": [torch.nn.Parameter(torch.ones(2))], "lr": lr} for lr in lrs]
-    return SGD(groups, lr=99.0, momentum=0.9, foreach=False)
 
 
 def train(optimizer: Optimizer, scheduler: Any, steps: int) -> Iterator[list[float]]:
@@ -89,21 +90,21 @@ def present(scheduler: Any) -> list[Any]:
 
 
 def from_the_start(build: Build, lrs: list[float], dtype: torch.dtype | None = None) -> list[list[float]]:
-    optimizer = optimizer_with(lrs if dtype is None else [torch.tensor(lr, dtype=dtype) for lr in lrs])
+    optimizer = sgd(*(lrs if dtype is None else [torch.tensor(lr, dtype=dtype) for lr in lrs]))
     return list(train(optimizer, build(optimizer, lrs), STEPS))
 
 
-# ------------------------------------------------------------------------------------ the run that follows
+# ------------------------------------------------------------------------------------------------ the run that follows
 @by_scheduler
 @pytest.mark.parametrize("ratios", [[1.0], [1.0, 0.1], [0.1, 1.0]], ids=["one group", "two groups", "largest last"])
 @pytest.mark.parametrize("after", [0, 1, 5], ids=lambda after: f"after {after} steps")
-def test_the_run_goes_on_as_if_it_had_been_built_with_the_found_lr(
+def test_the_run_continues_as_if_it_had_been_built_with_the_found_lr(
     build: Build, ratios: list[float], after: int
 ) -> None:
     # D9: Lightning writes group["lr"] only, so LambdaLR is back at the old lr at the next step and OneCycleLR still
     # peaks at the old one. D10: it sets all groups to one lr.
     old, new = [OLD * ratio for ratio in ratios], [FOUND * ratio for ratio in ratios]
-    optimizer = optimizer_with(old)
+    optimizer = sgd(*old)
     scheduler = build(optimizer, old)
     before = list(train(optimizer, scheduler, after))
     apply_max_lr(FOUND, optimizer, present(scheduler))
@@ -115,7 +116,7 @@ def test_the_run_goes_on_as_if_it_had_been_built_with_the_found_lr(
 @by_scheduler
 def test_groups_keep_their_ratio_of_ten_in_the_whole_run(build: Build) -> None:
     # D10: Lightning's finder sets every group to the found lr.
-    optimizer = optimizer_with([OLD, OLD / 10])
+    optimizer = sgd(OLD, OLD / 10)
     scheduler = build(optimizer, [OLD, OLD / 10])
     apply_max_lr(FOUND, optimizer, present(scheduler))
     run = np.array(list(train(optimizer, scheduler, STEPS)))
@@ -125,7 +126,7 @@ def test_groups_keep_their_ratio_of_ten_in_the_whole_run(build: Build) -> None:
 
 @by_scheduler
 def test_a_second_value_replaces_the_first(build: Build) -> None:
-    optimizer = optimizer_with([OLD, OLD / 10])
+    optimizer = sgd(OLD, OLD / 10)
     scheduler = build(optimizer, [OLD, OLD / 10])
     for lr in (3.0, 1e-6, FOUND):
         apply_max_lr(lr, optimizer, present(scheduler))
@@ -142,7 +143,7 @@ def test_a_second_value_replaces_the_first(build: Build) -> None:
 def test_one_cycle_lr_peaks_exactly_at_the_found_lr(
     total_steps: int, pct_start: float, peak: int, anneal: Any, lr: float
 ) -> None:
-    optimizer = optimizer_with([OLD, OLD / 10])
+    optimizer = sgd(OLD, OLD / 10)
     scheduler = schedulers.OneCycleLR(
         optimizer, [OLD, OLD / 10], total_steps, pct_start=pct_start, anneal_strategy=anneal
     )
@@ -154,7 +155,7 @@ def test_one_cycle_lr_peaks_exactly_at_the_found_lr(
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 7, 50])
 def test_our_own_cycle_peaks_exactly_at_the_found_lr(total_steps: int) -> None:
-    optimizer = optimizer_with([OLD / 3, OLD])
+    optimizer = sgd(OLD / 3, OLD)
     scheduler = OneCycleScheduler(optimizer, None, total_steps)
     apply_max_lr(1 / 3, optimizer, [scheduler])
     assert max(lrs[1] for lrs in train(optimizer, scheduler, total_steps)) == 1 / 3
@@ -162,7 +163,7 @@ def test_our_own_cycle_peaks_exactly_at_the_found_lr(total_steps: int) -> None:
 
 
 def test_momentum_of_a_cycle_stays_its_own() -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     scheduler = schedulers.OneCycleLR(optimizer, OLD, total_steps=10, base_momentum=0.8, max_momentum=0.9)
     apply_max_lr(FOUND, optimizer, [scheduler])
     group = optimizer.param_groups[0]
@@ -170,7 +171,7 @@ def test_momentum_of_a_cycle_stays_its_own() -> None:
 
 
 def test_an_absolute_floor_of_the_user_stays() -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     scheduler = schedulers.CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-3)
     apply_max_lr(FOUND, optimizer, [scheduler])
     run = [lrs[0] for lrs in train(optimizer, scheduler, 11)]
@@ -179,15 +180,15 @@ def test_an_absolute_floor_of_the_user_stays() -> None:
 
 
 def test_a_plateau_reduces_to_its_floor_and_not_below() -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     scheduler = schedulers.ReduceLROnPlateau(optimizer, factor=0.1, patience=0, min_lr=0.01)
     apply_max_lr(FOUND, optimizer, [scheduler])
     # The first step sets the best metric; then x 0.1 to 0.037 and, instead of 0.0037, to 0.01.
     assert [lrs[0] for lrs in train(optimizer, scheduler, 5)] == pytest.approx([0.37, 0.37, 0.037, 0.01, 0.01])
 
 
-def test_a_plateau_that_has_already_reduced_goes_on_from_the_found_lr() -> None:
-    optimizer = optimizer_with([OLD])
+def test_a_plateau_that_has_already_reduced_continues_from_the_found_lr() -> None:
+    optimizer = sgd(OLD)
     scheduler = schedulers.ReduceLROnPlateau(optimizer, factor=0.1, patience=0)
     assert [lrs[0] for lrs in train(optimizer, scheduler, 3)] == pytest.approx([OLD, OLD, OLD / 10])
     apply_max_lr(FOUND, optimizer, [scheduler])  # it keeps no peak but the lr in force
@@ -196,8 +197,8 @@ def test_a_plateau_that_has_already_reduced_goes_on_from_the_found_lr() -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 5, 11], ids=lambda after: f"after {after} steps")
 @pytest.mark.parametrize("ratios", [[1.0], [1.0, 0.1], [0.1, 1.0]], ids=["one group", "two groups", "largest last"])
-def test_our_own_cycle_begins_anew_where_it_is_asked_to(ratios: list[float], after: int) -> None:
-    optimizer = optimizer_with([OLD * ratio for ratio in ratios])
+def test_our_own_cycle_starts_again_where_it_is_asked_to(ratios: list[float], after: int) -> None:
+    optimizer = sgd(*(OLD * ratio for ratio in ratios))
     scheduler = OneCycleScheduler(optimizer, None, STEPS)
     before = list(train(optimizer, scheduler, after))
     assert apply_max_lr(FOUND, optimizer, [scheduler], restart=True)[1:] == ["OneCycleScheduler"]
@@ -216,10 +217,10 @@ def test_our_own_cycle_begins_anew_where_it_is_asked_to(ratios: list[float], aft
 
 @pytest.mark.parametrize("build", others_than_ours.values(), ids=others_than_ours)
 @pytest.mark.parametrize("after", [0, 5], ids=lambda after: f"after {after} steps")
-def test_other_schedules_cannot_begin_anew_and_keep_their_place(build: Build, after: int) -> None:
+def test_other_schedules_cannot_start_again_and_keep_their_place(build: Build, after: int) -> None:
     runs = []
     for restart in (False, True):
-        optimizer = optimizer_with([OLD, OLD / 10])
+        optimizer = sgd(OLD, OLD / 10)
         scheduler = build(optimizer, [OLD, OLD / 10])
         list(train(optimizer, scheduler, after))
         apply_max_lr(FOUND, optimizer, present(scheduler), restart=restart)
@@ -227,8 +228,8 @@ def test_other_schedules_cannot_begin_anew_and_keep_their_place(build: Build, af
     assert runs[0] == runs[1]
 
 
-def test_a_cycle_within_another_schedule_begins_anew_too() -> None:
-    optimizer = optimizer_with([OLD])
+def test_a_cycle_within_another_schedule_starts_again_too() -> None:
+    optimizer = sgd(OLD)
     cycle = OneCycleScheduler(optimizer, None, STEPS)
     both = schedulers.ChainedScheduler([cycle], optimizer=optimizer)
     list(train(optimizer, both, 4))
@@ -239,7 +240,7 @@ def test_a_cycle_within_another_schedule_begins_anew_too() -> None:
 
 def test_only_the_schedules_that_are_given_are_touched() -> None:
     """As with several optimizers, of which one has been tested."""
-    optimizer, other = optimizer_with([OLD]), optimizer_with([OLD, 2 * OLD])
+    optimizer, other = sgd(OLD), sgd(OLD, 2 * OLD)
     scheduler, others = (OneCycleScheduler(each, None, STEPS) for each in (optimizer, other))
     for each, schedule in ((optimizer, scheduler), (other, others)):
         list(train(each, schedule, 3))
@@ -248,16 +249,16 @@ def test_only_the_schedules_that_are_given_are_touched() -> None:
     assert ([dict(group) for group in other.param_groups], others.state_dict()) == before
 
 
-# ------------------------------------------------------------------------------------------- the optimizer
+# ------------------------------------------------------------------------------------------------------- the optimizer
 def test_what_an_optimizer_without_a_schedule_gets() -> None:
-    optimizer = optimizer_with([0.1, 1.0, 0.0])
+    optimizer = sgd(0.1, 1.0, 0.0)
     assert apply_max_lr(0.5, optimizer) == ["3 parameter groups"]
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5, 0.0]  # 0 is a tenth of nothing
     assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9, 0.9]
 
 
 def test_an_optimizer_whose_lr_is_zero_gets_the_found_one() -> None:
-    optimizer = optimizer_with([0.0, 0.0])
+    optimizer = sgd(0.0, 0.0)
     apply_max_lr(0.5, optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == [0.5, 0.5]
 
@@ -267,7 +268,7 @@ def test_an_optimizer_whose_lr_is_zero_gets_the_found_one() -> None:
     found=st.floats(1e-9, 1e3),
 )
 def test_the_largest_group_gets_exactly_the_found_lr_and_the_others_their_share(lrs: list[float], found: float) -> None:
-    optimizer = optimizer_with(lrs)
+    optimizer = sgd(*lrs)
     scheduler = schedulers.StepLR(optimizer, 100)
     apply_max_lr(found, optimizer, [scheduler])
     new = [group["lr"] for group in optimizer.param_groups]
@@ -284,7 +285,7 @@ def test_a_tensor_lr_stays_the_same_tensor_and_follows_the_schedule(build: Build
     expected = np.array(from_the_start(build, new))
     if np.array(from_the_start(build, new, torch.float64)) != pytest.approx(expected):
         pytest.skip("this torch's own schedule differs with a tensor lr (SequentialLR of 2.4)")
-    optimizer = optimizer_with([torch.tensor(lr, dtype=torch.float64) for lr in old])
+    optimizer = sgd(*(torch.tensor(lr, dtype=torch.float64) for lr in old))
     scheduler = build(optimizer, old)
     list(train(optimizer, scheduler, after))
     before = [group["lr"] for group in optimizer.param_groups]  # some schedulers of torch 2.4 have replaced it
@@ -305,104 +306,6 @@ def test_a_capturable_adam_keeps_its_tensor() -> None:
     assert optimizer.param_groups[0]["betas"] == (0.9, 0.999)
 
 
-# ---------------------------------------------------------------------------------------------- the module
-class Net(SmallNet):
-    """`SmallNet` whose arguments are its hparams."""
-
-    def __init__(self, lr: Any = OLD, learning_rate: Any = OLD) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.lr, self.learning_rate = lr, learning_rate
-
-
-def applied_to(module: torch.nn.Module) -> list[str]:
-    return apply_max_lr(FOUND, optimizer_with([OLD]), [], module)
-
-
-def test_learning_rates_of_the_module_and_of_its_hparams_follow() -> None:
-    net = Net()
-    assert applied_to(net) == [
-        "1 parameter group",
-        "hparams.lr",
-        "module.lr",
-        "hparams.learning_rate",
-        "module.learning_rate",
-    ]
-    assert (net.lr, net.learning_rate) == (FOUND, FOUND)
-    assert dict(net.hparams) == {"lr": FOUND, "learning_rate": FOUND}
-
-
-@pytest.mark.parametrize("value", [None, 1, 0.0, np.float32(0.1)], ids=["None", "integer", "zero", "numpy"])
-def test_any_number_or_none_is_taken_for_a_learning_rate(value: Any) -> None:
-    net = Net(lr=value, learning_rate="auto")
-    assert applied_to(net) == ["1 parameter group", "hparams.lr", "module.lr"]
-    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
-    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
-
-
-@pytest.mark.parametrize("value", [True, "auto", [0.1], {"base": 0.1}], ids=["bool", "string", "list", "dict"])
-def test_anything_else_of_that_name_is_left_alone(value: Any) -> None:
-    net = Net(lr=value, learning_rate=value)
-    assert applied_to(net) == ["1 parameter group"]
-    assert (net.lr, net.learning_rate) == (value, value)
-    assert dict(net.hparams) == {"lr": value, "learning_rate": value}
-
-
-def test_a_read_only_property_is_left_alone() -> None:
-    class Scaled(pl.LightningModule):
-        base = OLD
-
-        @property
-        def lr(self) -> float:
-            return 2 * self.base
-
-    net = Scaled()
-    assert applied_to(net) == ["1 parameter group"]
-    assert net.lr == 2 * OLD
-
-
-def test_a_property_with_a_setter_follows() -> None:
-    class Scaled(pl.LightningModule):
-        base = OLD
-
-        @property
-        def lr(self) -> float:
-            return 2 * self.base
-
-        @lr.setter
-        def lr(self, value: float) -> None:
-            self.base = value / 2
-
-    net = Scaled()
-    assert applied_to(net) == ["1 parameter group", "module.lr"]
-    assert (net.lr, net.base) == (FOUND, FOUND / 2)
-
-
-def test_a_module_without_learning_rates_gets_none() -> None:
-    net = torch.nn.Linear(1, 1)
-    assert applied_to(net) == ["1 parameter group"]
-    assert not hasattr(net, "lr")
-    assert not hasattr(net, "learning_rate")
-
-
-def test_attributes_can_be_set_alone_and_are_named() -> None:
-    net = Net(learning_rate="auto")
-    assert set_attributes(net, LR_NAMES, FOUND) == ["hparams.lr", "module.lr"]
-    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
-    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
-
-
-def test_every_place_is_told_in_order() -> None:
-    optimizer = optimizer_with([OLD, OLD])
-    one_cycle = OneCycleScheduler(optimizer, None, STEPS)
-    assert apply_max_lr(FOUND, optimizer, [one_cycle], SmallNet()) == [
-        "2 parameter groups",
-        "OneCycleScheduler",
-        "module.lr",
-    ]
-
-
-# ---------------------------------------------------------------------------------------------- bad values
 @pytest.mark.parametrize(
     ("lr", "error"),
     [
@@ -419,7 +322,7 @@ def test_every_place_is_told_in_order() -> None:
     ids=repr,
 )
 def test_a_bad_lr_is_refused_before_anything_changes(lr: Any, error: type[Exception]) -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     scheduler = schedulers.StepLR(optimizer, 3)
     net = SmallNet(lr=OLD)
     for restart in (False, True):
@@ -428,57 +331,7 @@ def test_a_bad_lr_is_refused_before_anything_changes(lr: Any, error: type[Except
     assert (optimizer.param_groups[0]["lr"], scheduler.base_lrs, net.lr) == (OLD, [OLD], OLD)
 
 
-# ---------------------------------------------------------------------------------------- weight decay, momentum
-class Decayed(SmallNet):
-    def __init__(self, weight_decay: Any = 1e-4) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.weight_decay = weight_decay
-
-
-@pytest.mark.parametrize("kind", [SGD, Adam, torch.optim.AdamW], ids=lambda kind: kind.__name__)
-def test_weight_decay_goes_to_the_decayed_groups_and_to_the_module(kind: Any) -> None:
-    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "weight_decay": decay} for decay in (1e-3, 1e-4, 0.0)]
-    optimizer, net = kind(groups, lr=0.1), Decayed()
-    told = apply_weight_decay(0.5, optimizer, net)
-    assert told == ["2 parameter groups", "hparams.weight_decay", "module.weight_decay"]
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, pytest.approx(0.05), 0.0]
-    assert (net.weight_decay, net.hparams["weight_decay"]) == (0.5, 0.5)
-    assert net.lr == 0.01
-
-
-@pytest.mark.parametrize("held", ["auto", True, [1e-4]], ids=repr)
-def test_a_weight_decay_attribute_that_is_no_number_is_left_alone(held: Any) -> None:
-    net = Decayed(held)
-    assert apply_weight_decay(0.5, optimizer_with([OLD]), net) == ["1 parameter group"]
-    assert net.weight_decay == net.hparams["weight_decay"] == held
-
-
-def test_a_decay_by_its_short_name_follows_too() -> None:
-    net = SmallNet()
-    net.wd = 1e-4  # type: ignore[assignment]
-    assert apply_weight_decay(0.5, optimizer_with([OLD]), net) == ["1 parameter group", "module.wd"]
-    assert net.wd == 0.5
-
-
-def test_without_a_module_weight_decay_goes_to_the_groups_alone() -> None:
-    optimizer = optimizer_with([OLD, OLD])
-    assert apply_weight_decay(0.5, optimizer) == ["2 parameter groups"]
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
-
-
-@pytest.mark.parametrize(
-    ("value", "error"),
-    [(-0.1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("0", TypeError), (True, TypeError)],
-    ids=repr,
-)
-def test_a_bad_weight_decay_is_refused_before_anything_changes(value: Any, error: type[Exception]) -> None:
-    optimizer, net = optimizer_with([OLD]), Decayed()
-    with pytest.raises(error, match=r"^Expected argument `weight_decay` to be a finite number >= 0 but got "):
-        apply_weight_decay(value, optimizer, net)
-    assert (optimizer.param_groups[0]["weight_decay"], net.weight_decay) == (0, 1e-4)
-
-
+# ------------------------------------------------------------------------------------------------------------ momentum
 def test_momentum_goes_to_the_groups_that_have_any() -> None:
     groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "momentum": momentum} for momentum in (0.9, 0.0)]
     optimizer = SGD(groups, lr=OLD)
@@ -491,7 +344,7 @@ def test_momentum_goes_to_the_groups_that_have_any() -> None:
 
 @pytest.mark.parametrize("after", [0, 5])
 def test_momentum_is_the_largest_of_the_cycle_from_here_on(after: int) -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     cycle = OneCycleScheduler(optimizer, None, STEPS)
     list(train(optimizer, cycle, after))
     assert apply_momentum(0.99, optimizer, [cycle]) == ["1 parameter group", "OneCycleScheduler"]
@@ -505,7 +358,7 @@ def test_momentum_is_the_largest_of_the_cycle_from_here_on(after: int) -> None:
 
 
 def test_a_cycle_within_another_scheduler_gets_the_momentum_too() -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     cycle = OneCycleScheduler(optimizer, None, STEPS)
     chained = schedulers.ChainedScheduler([cycle, schedulers.ConstantLR(optimizer, 1.0, 3)])
     assert apply_momentum(0.99, optimizer, [chained]) == ["1 parameter group", "OneCycleScheduler"]
@@ -518,7 +371,7 @@ def test_a_cycle_within_another_scheduler_gets_the_momentum_too() -> None:
     ids=repr,
 )
 def test_a_bad_momentum_is_refused_before_anything_changes(value: Any, error: type[Exception]) -> None:
-    optimizer = optimizer_with([OLD])
+    optimizer = sgd(OLD)
     cycle = OneCycleScheduler(optimizer, None, STEPS)
     with pytest.raises(error, match=r"^Expected argument `momentum` to be a finite number >= 0 and < 1 but got "):
         apply_momentum(value, optimizer, [cycle])

@@ -24,7 +24,7 @@ OTHERS: dict[str, Any] = {"OneCycleSettings": {"pct_start": 0.25}}
 
 
 class Net(SmallNet):
-    """One with all that a finder can look for."""
+    """One with all that a finder can search for."""
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
@@ -66,8 +66,8 @@ def test_yaml_round_trip_keeps_the_arguments_as_they_were(kind: type[pl.Callback
     parser = ArgumentParser()
     parser.add_subclass_arguments(pl.Callback, "callback")
     arguments = OTHERS.get(kind.__name__, {"num_steps": 33})
-    told = {"callback": {"class_path": f"pl_onecycle.{kind.__name__}", "init_args": arguments}}
-    config = parser.parse_object(told)
+    asked = {"callback": {"class_path": f"pl_onecycle.{kind.__name__}", "init_args": arguments}}
+    config = parser.parse_object(asked)
     again = parser.parse_string(parser.dump(config))
     build = getattr(parser, "instantiate", None) or parser.instantiate_classes  # the older name
     callback = build(again).callback

@@ -65,23 +65,22 @@ class Data(pl.LightningDataModule):
 
 
 class Recorder(LRs):
-    """Records the weight decay and the size of each batch, too."""
+    """Records the size of each batch, too; `lrs` and `decays` are those of the first group."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.weight_decay: list[float] = []
         self.batch_sizes: list[int] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.batch_sizes.append(len(batch[0]))
 
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        super().on_before_optimizer_step(trainer, pl_module, optimizer)
-        self.weight_decay.append(optimizer.param_groups[0]["weight_decay"])
-
     @property
     def lrs(self) -> list[float]:
         return [lrs[0] for lrs in self.lr]
+
+    @property
+    def decays(self) -> list[float]:
+        return [decays[0] for decays in self.weight_decay]
 
 
 class RecordingCLI(OneCycleCLI):
@@ -102,7 +101,7 @@ Run = Callable[..., RecordingCLI]
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command line, for `Net` and `Data` unless told otherwise."""
+    """Runs a command line, for `Net` and `Data` unless other classes are given."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take longer than all the rest
 
     def run(*words: str, classes: tuple[Any, ...] = (Net, Data), **arguments: Any) -> RecordingCLI:
@@ -151,7 +150,7 @@ def test_fit_trains_at_exactly_what_tune_has_written_for_classes_by_import_path(
     }
     recorder = run("fit", *words, "-c", str(directory / "tuned.yaml"), classes=()).recorder
     assert max(recorder.lrs) == result.max_lr
-    assert set(recorder.weight_decay) == {result.weight_decay}
+    assert set(recorder.decays) == {result.weight_decay}
     assert set(recorder.batch_sizes) == {16}
 
 
@@ -215,7 +214,7 @@ def test_an_optimizer_of_the_command_line_is_scheduled_step_by_step_over_the_who
     assert config.scheduler.total_steps == cli.trainer.estimated_stepping_batches == 3 * 8 / 2
     assert max(cli.recorder.lrs) == 0.02
     assert len(set(cli.recorder.lrs)) > 8  # not one for each epoch
-    assert set(cli.recorder.weight_decay) == {0.1}
+    assert set(cli.recorder.decays) == {0.1}
 
 
 def test_a_tuned_optimizer_of_the_command_line_trains_at_exactly_those_values(run: Run) -> None:
@@ -223,7 +222,7 @@ def test_a_tuned_optimizer_of_the_command_line_trains_at_exactly_those_values(ru
     result, directory = found(run("tune", *words, *SHORT, classes=(WithoutOptimizer, Data)))
     recorder = run("fit", *words, "-c", str(directory / "tuned.yaml"), classes=(WithoutOptimizer, Data)).recorder
     assert max(recorder.lrs) == result.max_lr
-    assert set(recorder.weight_decay) == {result.weight_decay}
+    assert set(recorder.decays) == {result.weight_decay}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +289,7 @@ def test_the_saved_config_of_a_fit_gives_the_same_fit(run: Run) -> None:
     Path("config.yaml").rename("first.yaml")
     again = run("fit", "-c", "first.yaml").recorder
     assert again.lr == first.lr
-    assert again.weight_decay == first.weight_decay == [0.01] * 32
+    assert again.decays == first.decays == [0.01] * 32
     assert read(Path("config.yaml")) == read(Path("first.yaml"))
 
 
@@ -298,7 +297,7 @@ def test_the_config_of_one_subcommand_serves_the_others(run: Run) -> None:
     result, directory = found(run("tune", *TRAINER, *SHORT, "--model.lr=0.02", "--again=true"))
     recorder = run("fit", "-c", str(directory / "config.yaml"), "-c", str(directory / "tuned.yaml")).recorder
     assert max(recorder.lrs) == result.max_lr
-    assert set(recorder.weight_decay) == {result.weight_decay}
+    assert set(recorder.decays) == {result.weight_decay}
     saved = read(Path("config.yaml"))
     assert saved["model"]["lr"] == 0.02
     assert saved.keys().isdisjoint({"lr_range_test", "weight_decay_probe", "batch_size", "again"})
@@ -319,7 +318,7 @@ def test_flat_sections_of_a_file_are_enough_and_the_last_file_counts(run: Run) -
     Path("tuned.yaml").write_text("one_cycle: {max_lr: 0.04, tuned_for: Net}\ndata: {batch_size: 16}")
     recorder = run("fit", *TRAINER, "-c", "a.yaml", "-c", "tuned.yaml").recorder
     assert max(recorder.lrs) == 0.04
-    assert set(recorder.weight_decay) == {0.1}
+    assert set(recorder.decays) == {0.1}
     assert recorder.lrs.index(0.04) == 0.5 * 32  # 2 epochs of 256 / 16 batches
     assert set(recorder.batch_sizes) == {16}
     cli = run("tune", *TRAINER, "-c", "a.yaml", "--lr_range_test.max_lr=1.0")

@@ -21,17 +21,9 @@ from pl_onecycle.optimizer_groups import (
     write_momentum,
     write_weight_decay,
 )
+from tests.schedules import sgd, weights
 
 many = settings(deadline=None, database=None, derandomize=True, max_examples=150)
-
-
-def weights(count: int = 1) -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(torch.zeros(1)) for _ in range(count)]
-
-
-def sgd(*lrs: Any, **arguments: Any) -> torch.optim.SGD:
-    """One group for each lr."""
-    return torch.optim.SGD([{"params": weights(), "lr": lr} for lr in lrs], **arguments)
 
 
 class Bare(Optimizer):

@@ -37,7 +37,7 @@ def step_with_scaler(optimizer: Optimizer, scaler: Any, parameter: torch.nn.Para
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_plain_step_is_told_once(kind: str) -> None:
+def test_every_plain_step_calls_once(kind: str) -> None:
     parameter, calls = weight(), []
     optimizer = KINDS[kind]([parameter])
     after_real_step(optimizer, lambda: calls.append(parameter.tolist()))
@@ -45,25 +45,25 @@ def test_every_plain_step_is_told_once(kind: str) -> None:
         parameter.grad = torch.ones(2)
         optimizer.step()
     assert len(calls) == 3
-    assert calls[-1] == parameter.tolist()  # told when the weights have been stepped
+    assert calls[-1] == parameter.tolist()  # called when the weights have been stepped
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_that_the_scaler_leaves_out_are_not_told(kind: str) -> None:
+def test_steps_that_the_scaler_skips_do_not_call(kind: str) -> None:
     parameter, scaler = weight(), torch.amp.GradScaler("cpu", init_scale=4.0)
     optimizer = KINDS[kind]([parameter])
     calls: list[int] = []
     after_real_step(optimizer, lambda: calls.append(1))
-    told, moved = [], []
+    called, moved = [], []
     for scale in (1.0, float("inf"), 1.0, float("nan"), float("inf"), 1.0):
         before = len(calls)
         moved.append(step_with_scaler(optimizer, scaler, parameter, scale))
-        told.append(len(calls) - before == 1)
+        called.append(len(calls) - before == 1)
     assert moved == [True, False, True, False, False, True]
-    assert told == moved
+    assert called == moved
 
 
-def test_a_step_after_a_scaler_has_gone_is_told() -> None:
+def test_a_step_after_a_scaler_has_gone_calls() -> None:
     parameter, scaler = weight(), torch.amp.GradScaler("cpu")
     optimizer = torch.optim.AdamW([parameter], lr=0.1, fused=True)
     calls: list[int] = []
@@ -93,7 +93,7 @@ def test_a_step_with_a_closure_that_is_called_many_times_is_one_step() -> None:
     assert calls == [1]
 
 
-def test_each_of_several_calls_is_told_in_order() -> None:
+def test_several_calls_run_in_order() -> None:
     optimizer = torch.optim.SGD([weight()], lr=0.1)
     calls: list[str] = []
     after_real_step(optimizer, lambda: calls.append("first"))
@@ -114,7 +114,7 @@ class Wrapper(Optimizer):
         return self.inner.step(closure)
 
 
-def test_a_wrapper_that_is_no_real_optimizer_tells_its_steps_and_returns_what_it_did() -> None:
+def test_a_wrapper_that_is_no_real_optimizer_calls_after_its_steps_and_returns_what_it_did() -> None:
     parameter = weight()
     optimizer = Wrapper(torch.optim.SGD([parameter], lr=0.1))
     calls: list[list[float]] = []

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from pl_onecycle import LRRangeTest, OneCycleScheduler, OneCycleSettings, WeightDecayProbe, configure_one_cycle
 from pl_onecycle.policy.presets import PolicyArguments, from_preset
 from pl_onecycle.settings_callback import check_model, settings_of
-from tests.fits import LRs, SmallNet, data, trainer
+from tests.fits import LRs, SavesFirstEpoch, SmallNet, data, trainer
 
 
 class Cycled(SmallNet):
@@ -57,21 +57,11 @@ class Two(SmallNet):
         return {"optimizer": plain}, configure_one_cycle(self, cycled)
 
 
-class Groups(pl.Callback):
-    """Remembers weight decay and momentum of each step."""
-
-    def __init__(self) -> None:
-        self.decays: list[list[float]] = []
-
-    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
-        self.decays.append([group["weight_decay"] for group in optimizer.param_groups])
-
-
-def fit(model: pl.LightningModule, *callbacks: pl.Callback, **options: Any) -> tuple[LRs, Groups, pl.Trainer]:
-    lrs, groups = LRs(), Groups()
-    its = trainer([*callbacks, lrs, groups], **options)
+def fit(model: pl.LightningModule, *callbacks: pl.Callback, **options: Any) -> tuple[LRs, pl.Trainer]:
+    lrs = LRs()
+    its = trainer([*callbacks, lrs], **options)
     its.fit(model, data())
-    return lrs, groups, its
+    return lrs, its
 
 
 # ---------------------------------------------------------------------------------- policy arguments
@@ -102,14 +92,14 @@ def test_every_argument_of_the_policy_is_among_those_that_are_tried() -> None:
 
 @pytest.mark.parametrize("name", OF_SMITH)
 def test_each_argument_of_the_policy_reaches_the_schedule_and_changes_the_run(name: str) -> None:
-    plain_lrs, _, _ = fit(Cycled())
+    plain, _ = fit(Cycled())
     asked = {name: OF_SMITH[name]}
-    lrs, _, its = fit(Cycled(), OneCycleSettings(**asked))
+    lrs, its = fit(Cycled(), OneCycleSettings(**asked))
     expected = from_preset("smith", 0.01, 16, **({"div_factor": 5.0} | asked))
     policy = scheduler_of(its).policy
     assert lrs.lr == [[pytest.approx(expected.lr(step))] for step in range(16)]
     assert [policy.lr(step) for step in range(16)] == pytest.approx([expected.lr(step) for step in range(16)])
-    assert (lrs.lr, lrs.momentum) != (plain_lrs.lr, plain_lrs.momentum)
+    assert (lrs.lr, lrs.momentum) != (plain.lr, plain.momentum)
     momenta = [expected.momentum(step) for step in range(16)]
     assert lrs.momentum == [[0.9 if momentum is None else pytest.approx(momentum)] for momentum in momenta]
 
@@ -122,7 +112,7 @@ def test_each_argument_of_another_preset_reaches_the_schedule(name: str) -> None
             return configure_one_cycle(self, optimizer, preset="exp_decay", **(OTHERS | {"steps_per_epoch": 4}))
 
     asked = {name: OF_EXP_DECAY[name]}
-    lrs, _, _ = fit(Net(), OneCycleSettings(**asked))
+    lrs, _ = fit(Net(), OneCycleSettings(**asked))
     expected = from_preset("exp_decay", 0.01, 16, **(OTHERS | {"steps_per_epoch": 4} | asked))
     assert lrs.lr == [[pytest.approx(expected.lr(step))] for step in range(16)]
 
@@ -132,19 +122,19 @@ OTHERS: dict[str, Any] = {"rampup_epochs": 1.0, "sustain_epochs": 1.0, "exp_deca
 
 @pytest.mark.parametrize("preset", ["smith", "torch", "torch_three_phase", "fastai"])
 def test_the_preset_reaches_the_schedule(preset: Any) -> None:
-    _, _, its = fit(Cycled(), OneCycleSettings(preset=preset))
+    _, its = fit(Cycled(), OneCycleSettings(preset=preset))
     assert scheduler_of(its).policy == from_preset(preset, 0.01, 16, div_factor=5.0)
 
 
 def test_arguments_of_the_module_that_are_not_asked_for_stay() -> None:
-    lrs, _, _ = fit(Cycled(), OneCycleSettings(pct_annihilation=0.0))
+    lrs, _ = fit(Cycled(), OneCycleSettings(pct_annihilation=0.0))
     assert lrs.lr[0] == [pytest.approx(0.01 / 5.0)]
 
 
 def test_settings_of_none_change_nothing() -> None:
-    lrs, groups, _ = fit(Cycled(), OneCycleSettings())
-    plain_lrs, plain_groups, _ = fit(Cycled())
-    assert (lrs.lr, lrs.momentum, groups.decays) == (plain_lrs.lr, plain_lrs.momentum, plain_groups.decays)
+    lrs, _ = fit(Cycled(), OneCycleSettings())
+    plain, _ = fit(Cycled())
+    assert (lrs.lr, lrs.momentum, lrs.weight_decay) == (plain.lr, plain.momentum, plain.weight_decay)
 
 
 def test_a_module_without_a_trainer_has_settings_that_change_nothing() -> None:
@@ -155,9 +145,9 @@ def test_a_module_without_a_trainer_has_settings_that_change_nothing() -> None:
 
 
 def test_max_lr_and_weight_decay_reach_the_run_and_groups_keep_their_ratios() -> None:
-    lrs, groups, _ = fit(Grouped(), OneCycleSettings(max_lr=0.5, weight_decay=0.01))
+    lrs, _ = fit(Grouped(), OneCycleSettings(max_lr=0.5, weight_decay=0.01))
     assert [max(lr) for lr in zip(*lrs.lr, strict=True)] == pytest.approx([0.05, 0.5, 0.5], rel=1e-12)
-    assert [decays == [0.01, 0.0, pytest.approx(0.005)] for decays in groups.decays] == [True] * 16
+    assert [decays == [0.01, 0.0, pytest.approx(0.005)] for decays in lrs.weight_decay] == [True] * 16
 
 
 @pytest.mark.parametrize("schedule", ["none", "OneCycleLR", "StepLR"])
@@ -172,9 +162,9 @@ def test_max_lr_needs_no_schedule_of_this_package(schedule: str) -> None:
             cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=16, pct_start=0.25)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 
-    lrs, groups, _ = fit(Net(), OneCycleSettings(max_lr=0.2, weight_decay=0.1))
+    lrs, _ = fit(Net(), OneCycleSettings(max_lr=0.2, weight_decay=0.1))
     assert max(lrs.lr) == [pytest.approx(0.2, rel=1e-12)]
-    assert groups.decays == [[0.1]] * 16
+    assert lrs.weight_decay == [[0.1]] * 16
 
 
 def test_the_modules_attributes_follow() -> None:
@@ -189,8 +179,8 @@ def test_the_modules_attributes_follow() -> None:
 
 
 def test_a_weight_decay_of_zero_is_a_value() -> None:
-    _, groups, _ = fit(Cycled(), OneCycleSettings(weight_decay=0.0))
-    assert groups.decays == [[0.0]] * 16
+    lrs, _ = fit(Cycled(), OneCycleSettings(weight_decay=0.0))
+    assert lrs.weight_decay == [[0.0]] * 16
 
 
 def test_only_the_asked_optimizer_changes() -> None:
@@ -209,14 +199,14 @@ def test_only_the_asked_optimizer_changes() -> None:
 def test_what_is_found_in_the_fit_comes_after_the_settings() -> None:
     test = LRRangeTest(1e-4, 10.0, 25, report=False)
     probe = WeightDecayProbe((0.2, 0.02), 10, val_batches=0, report=False)
-    lrs, groups, _ = fit(Cycled(), test, probe, OneCycleSettings(max_lr=0.3, weight_decay=0.1))
+    lrs, _ = fit(Cycled(), test, probe, OneCycleSettings(max_lr=0.3, weight_decay=0.1))
     assert (test.before, probe.before) == (0.3, 0.1)
     assert test.suggestion is not None
     assert max(lrs.lr) == [pytest.approx(test.suggestion.lr)]
-    assert groups.decays[0][0] in (0.2, 0.02)
+    assert lrs.weight_decay[0][0] in (0.2, 0.02)
 
 
-def test_what_is_set_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_set_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         fit(Cycled(), OneCycleSettings(max_lr=0.25, weight_decay=0.1))
     said = [record.getMessage() for record in caplog.records if "One-cycle settings" in record.getMessage()]
@@ -229,26 +219,17 @@ def test_what_is_set_is_told(caplog: pytest.LogCaptureFixture) -> None:
 # ---------------------------------------------------------------------------------------- resumed runs
 
 
-class Saves(pl.Callback):
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == 0:
-            trainer.save_checkpoint(self.path)
-
-
 @pytest.mark.parametrize("again", [False, True], ids=["without settings", "with other settings"])
 def test_a_resumed_run_keeps_the_values_of_its_checkpoint(tmp_path: Path, again: bool) -> None:
     file = tmp_path / "first.ckpt"
     asked: dict[str, Any] = {"max_lr": 0.3, "weight_decay": 0.1, "pct_annihilation": 0.3}
-    whole, decays, _ = fit(Cycled(), OneCycleSettings(**asked), Saves(file))
-    lrs, groups = LRs(), Groups()
+    whole, _ = fit(Cycled(), OneCycleSettings(**asked), SavesFirstEpoch(file))
+    lrs = LRs()
     others = [OneCycleSettings(max_lr=0.7, weight_decay=0.5)] if again else []
-    trainer([*others, lrs, groups]).fit(Cycled(), data(), ckpt_path=file)
+    trainer([*others, lrs]).fit(Cycled(), data(), ckpt_path=file)
     assert lrs.lr == whole.lr[8:]
     assert lrs.momentum == whole.momentum[8:]
-    assert groups.decays == decays.decays[8:] == [[0.1]] * 8
+    assert lrs.weight_decay == whole.weight_decay[8:] == [[0.1]] * 8
 
 
 # ---------------------------------------------------------------------------------------------- errors
@@ -269,9 +250,7 @@ def test_a_resumed_run_keeps_the_values_of_its_checkpoint(tmp_path: Path, again:
     ],
     ids=str,
 )
-def test_bad_arguments_are_told_by_the_constructor(
-    arguments: dict[str, Any], error: type[Exception], said: str
-) -> None:
+def test_the_constructor_refuses_bad_arguments(arguments: dict[str, Any], error: type[Exception], said: str) -> None:
     with pytest.raises(error, match=said):
         OneCycleSettings(**arguments)
 
@@ -285,7 +264,7 @@ def test_bad_arguments_are_told_by_the_constructor(
     ],
     ids=str,
 )
-def test_bad_arguments_of_the_policy_are_told_at_the_latest_where_the_fit_begins(
+def test_bad_arguments_of_the_policy_raise_at_the_latest_where_the_fit_begins(
     arguments: dict[str, Any], said: str
 ) -> None:
     with pytest.raises((ValueError, TypeError), match=said):
@@ -301,13 +280,13 @@ def test_arguments_of_a_policy_need_a_one_cycle_schedule() -> None:
         fit(SmallNet(), OneCycleSettings(max_lr=0.1, pct_start=0.3, div_factor=10.0))
 
 
-def test_an_optimizer_that_there_is_not_is_told() -> None:
+def test_a_missing_optimizer_is_an_error() -> None:
     said = r"^There is no optimizer with index 1: `Cycled\.configure_optimizers` returned 1\.$"
     with pytest.raises(MisconfigurationException, match=said):
         fit(Cycled(), OneCycleSettings(max_lr=0.1, optimizer=1))
 
 
-def test_an_optimizer_without_weight_decay_is_told() -> None:
+def test_an_optimizer_without_weight_decay_is_an_error() -> None:
     class Plain(torch.optim.Optimizer):
         def __init__(self, parameters: Any) -> None:
             super().__init__(parameters, {"lr": 0.1})
@@ -333,7 +312,7 @@ def test_values_that_were_tuned_for_another_model_are_refused_before_anything_is
 
 @pytest.mark.parametrize("tuned_for", [None, "Cycled"])
 def test_values_for_this_model_or_for_any_are_taken(tuned_for: str | None) -> None:
-    lrs, _, _ = fit(Cycled(), OneCycleSettings(max_lr=0.1, tuned_for=tuned_for))
+    lrs, _ = fit(Cycled(), OneCycleSettings(max_lr=0.1, tuned_for=tuned_for))
     assert max(lrs.lr) == [0.1]
     check_model(Cycled(), tuned_for)
 

@@ -1,0 +1,167 @@
+"""Found learning rates and weight decays reach the groups and the module's attributes and hparams."""
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch.optim import SGD, Adam
+
+from pl_onecycle.apply import LR_NAMES, apply_max_lr, apply_weight_decay, set_attributes
+from pl_onecycle.scheduler import OneCycleScheduler
+from tests.fits import SmallNet
+from tests.schedules import sgd
+
+OLD, FOUND = 0.02, 0.37
+
+
+class Net(SmallNet):
+    """`SmallNet` whose arguments are its hparams."""
+
+    def __init__(self, lr: Any = OLD, learning_rate: Any = OLD) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr, self.learning_rate = lr, learning_rate
+
+
+def applied_to(module: torch.nn.Module) -> list[str]:
+    return apply_max_lr(FOUND, sgd(OLD), [], module)
+
+
+def test_learning_rates_of_the_module_and_of_its_hparams_follow() -> None:
+    net = Net()
+    assert applied_to(net) == [
+        "1 parameter group",
+        "hparams.lr",
+        "module.lr",
+        "hparams.learning_rate",
+        "module.learning_rate",
+    ]
+    assert (net.lr, net.learning_rate) == (FOUND, FOUND)
+    assert dict(net.hparams) == {"lr": FOUND, "learning_rate": FOUND}
+
+
+@pytest.mark.parametrize("value", [None, 1, 0.0, np.float32(0.1)], ids=["None", "integer", "zero", "numpy"])
+def test_any_number_or_none_is_taken_for_a_learning_rate(value: Any) -> None:
+    net = Net(lr=value, learning_rate="auto")
+    assert applied_to(net) == ["1 parameter group", "hparams.lr", "module.lr"]
+    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
+    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
+
+
+@pytest.mark.parametrize("value", [True, "auto", [0.1], {"base": 0.1}], ids=["bool", "string", "list", "dict"])
+def test_anything_else_of_that_name_is_left_alone(value: Any) -> None:
+    net = Net(lr=value, learning_rate=value)
+    assert applied_to(net) == ["1 parameter group"]
+    assert (net.lr, net.learning_rate) == (value, value)
+    assert dict(net.hparams) == {"lr": value, "learning_rate": value}
+
+
+def test_a_read_only_property_is_left_alone() -> None:
+    class Scaled(pl.LightningModule):
+        base = OLD
+
+        @property
+        def lr(self) -> float:
+            return 2 * self.base
+
+    net = Scaled()
+    assert applied_to(net) == ["1 parameter group"]
+    assert net.lr == 2 * OLD
+
+
+def test_a_property_with_a_setter_follows() -> None:
+    class Scaled(pl.LightningModule):
+        base = OLD
+
+        @property
+        def lr(self) -> float:
+            return 2 * self.base
+
+        @lr.setter
+        def lr(self, value: float) -> None:
+            self.base = value / 2
+
+    net = Scaled()
+    assert applied_to(net) == ["1 parameter group", "module.lr"]
+    assert (net.lr, net.base) == (FOUND, FOUND / 2)
+
+
+def test_a_module_without_learning_rates_gets_none() -> None:
+    net = torch.nn.Linear(1, 1)
+    assert applied_to(net) == ["1 parameter group"]
+    assert not hasattr(net, "lr")
+    assert not hasattr(net, "learning_rate")
+
+
+def test_attributes_can_be_set_alone_and_are_named() -> None:
+    net = Net(learning_rate="auto")
+    assert set_attributes(net, LR_NAMES, FOUND) == ["hparams.lr", "module.lr"]
+    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
+    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
+
+
+def test_every_place_is_returned_in_order() -> None:
+    optimizer = sgd(OLD, OLD)
+    one_cycle = OneCycleScheduler(optimizer, None, 12)
+    assert apply_max_lr(FOUND, optimizer, [one_cycle], SmallNet()) == [
+        "2 parameter groups",
+        "OneCycleScheduler",
+        "module.lr",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- weight decay
+class Decayed(SmallNet):
+    def __init__(self, weight_decay: Any = 1e-4) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.weight_decay = weight_decay
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, torch.optim.AdamW], ids=lambda kind: kind.__name__)
+def test_weight_decay_goes_to_the_decayed_groups_and_to_the_module(kind: Any) -> None:
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "weight_decay": decay} for decay in (1e-3, 1e-4, 0.0)]
+    optimizer, net = kind(groups, lr=0.1), Decayed()
+    assert apply_weight_decay(0.5, optimizer, net) == [
+        "2 parameter groups",
+        "hparams.weight_decay",
+        "module.weight_decay",
+    ]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, pytest.approx(0.05), 0.0]
+    assert (net.weight_decay, net.hparams["weight_decay"]) == (0.5, 0.5)
+    assert net.lr == 0.01
+
+
+@pytest.mark.parametrize("held", ["auto", True, [1e-4]], ids=repr)
+def test_a_weight_decay_attribute_that_is_no_number_is_left_alone(held: Any) -> None:
+    net = Decayed(held)
+    assert apply_weight_decay(0.5, sgd(OLD), net) == ["1 parameter group"]
+    assert net.weight_decay == net.hparams["weight_decay"] == held
+
+
+def test_a_decay_by_its_short_name_follows_too() -> None:
+    net = SmallNet()
+    net.wd = 1e-4  # type: ignore[assignment]
+    assert apply_weight_decay(0.5, sgd(OLD), net) == ["1 parameter group", "module.wd"]
+    assert net.wd == 0.5
+
+
+def test_without_a_module_weight_decay_goes_to_the_groups_alone() -> None:
+    optimizer = sgd(OLD, OLD)
+    assert apply_weight_decay(0.5, optimizer) == ["2 parameter groups"]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(-0.1, ValueError), (math.nan, ValueError), (math.inf, ValueError), ("0", TypeError), (True, TypeError)],
+    ids=repr,
+)
+def test_a_bad_weight_decay_is_refused_before_anything_changes(value: Any, error: type[Exception]) -> None:
+    optimizer, net = sgd(OLD), Decayed()
+    with pytest.raises(error, match=r"^Expected argument `weight_decay` to be a finite number >= 0 but got "):
+        apply_weight_decay(value, optimizer, net)
+    assert (optimizer.param_groups[0]["weight_decay"], net.weight_decay) == (0, 1e-4)
