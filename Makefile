@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# The tests that run under both names of Lightning: what talks to a Trainer, in one process.
+CORE := tests/test_lightning.py tests/test_callbacks_conform.py tests/test_configure.py tests/test_finder.py \
+	tests/test_run_optimizer.py tests/test_settings_callback.py tests/test_weight_decay_probe.py \
+	tests/range_test/test_monitor.py tests/range_test/test_use.py tests/trial/test_run.py tests/tuner
+
 .PHONY: demo test lint types unit clean
 
 demo: $(VENV)/installed
@@ -20,6 +25,7 @@ types: $(VENV)/installed
 
 unit: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	PL_ONECYCLE_LIGHTNING=pytorch_lightning $(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(CORE)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -11,11 +11,11 @@ from tests import other_lightning
 if other_lightning.is_asked_for():
     other_lightning.install()
 
-import lightning.pytorch  # noqa: E402, F401  # sets environment variables, which the guard below would blame on a test
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import lightning.pytorch  # noqa: F401  # sets environment variables, which the guard below would blame on a test
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
 
 # The same examples in every run: a failure is news about the code, not about the draw.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
