@@ -7,11 +7,14 @@ The words of this package:
 - A *policy* is a function from optimizer step to learning rate and momentum.
 - A *cycle* is a policy in which the learning rate rises, falls and is annihilated, while momentum does the opposite.
 - A *sweep* is a number of optimizer steps during which the learning rate rises, and their losses.
-- A *trial* is a number of isolated training steps under a policy: afterwards the run is as if it had not been.
+- A *trial* is a number of isolated training steps under a policy: afterwards the run is as if it had not happened.
+- A *loss curve* is what a trial records; it yields a *suggestion*, a *choice* or a *refusal*.
 - A *range test* is one or more sweeps in trials, and the suggestion that is read from their curve.
-- A *probe* is one trial for each candidate of a value, such as weight decay, and the choice between them.
+- A *probe* is one trial for each candidate of a value, such as weight decay, and the choice between them; the trial is
+  a short cycle, by default only its rise.
 - A *checkup* is a point in a trial at which validation runs or a metric is recorded, and the trial may end.
-- A *finder* is a callback that runs a range test or a probe and trains with what it finds.
+- A *finder* is a callback that runs a range test or a probe and trains with what it finds. A *search* is all its trials
+  and the answer read from them.
 """
 
 from pl_onecycle.cli import OneCycleCLI

@@ -40,7 +40,7 @@ def configure_one_cycle(
         optimizer: Any torch optimizer whose groups have an ``lr``.
         max_lr: Peak learning rate, see `OneCycleScheduler`.
         total_steps: Optimizer steps of the run, >= 1, instead of the Trainer's; required if the run is endless.
-        preset: Schedule whose defaults are used, see `presets.from_preset`.
+        preset: Schedule whose defaults are used, see `from_preset`.
         arguments: Arguments of the preset, e.g. ``pct_annihilation`` or ``div_factor``.
 
     Returns:

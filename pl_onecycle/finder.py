@@ -1,7 +1,7 @@
 """`Finder`: the frame of the callbacks that find a value by trials.
 
-It knows when a search runs in a fit and what becomes of its result in the next one, and it holds the one line that
-every search follows: search -> use -> save -> log. What is tried, and how the value is used, is the subclass's to say.
+It decides when a search runs in a fit and how the next fit uses its result, and it holds the one line that every
+search follows: search -> apply -> save -> log. Subclasses say what is tried and how the value is used.
 """
 
 from abc import abstractmethod
@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
+from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect, expect_bool, expect_integer
 from pl_onecycle.curves import Choice, Refusal, Suggestion
 from pl_onecycle.report import Report, Saved, save
@@ -40,7 +41,10 @@ class Finder(pl.Callback, Generic[Found]):
 
     title: ClassVar[str]  # in log lines and plots
     value_name: ClassVar[str]  # of the value that is found
+    result_name: ClassVar[str]  # of the value in a `TuneResult`
     rank: ClassVar[int]
+    settings: ClassVar[tuple[str, ...]]  # names of the arguments that a report lists
+    module_names: ClassVar[tuple[str, ...]] = ()  # of the module's attributes and hparams that follow the value
 
     def __init__(self, *, optimizer: int, milestones: Sequence[int], apply: bool, report: bool) -> None:
         expect_integer("optimizer", optimizer, minimum=0)
@@ -92,15 +96,11 @@ class Finder(pl.Callback, Generic[Found]):
         """Write a value to optimizer, schedulers and module; return what changed."""
 
     @abstractmethod
-    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
-        """Write a value to the module alone; return what changed."""
-
-    @abstractmethod
     def _description(self, run: RunOptimizer) -> str:
         """Describe the trials for the log line."""
 
     @abstractmethod
-    def _report(self, run: RunOptimizer, changed: list[str]) -> Report:
+    def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
         """Return what there is to show."""
 
     @abstractmethod
@@ -118,17 +118,17 @@ class Finder(pl.Callback, Generic[Found]):
         RunOptimizer(trainer, self.optimizer)
 
     def find(self, trainer: pl.Trainer) -> None:
-        """Search, use, save and log within ``fit``, regardless of earlier results."""
+        """Search, apply, save and log within ``fit``, regardless of earlier results."""
         run = RunOptimizer(trainer, self.optimizer)
         self._forget()
         self.before = self._value_before(run)
         self.answer = self._search(run)
-        outcome, changed = self._apply(run, self.before)
+        outcome, changed = self._apply_answer(run, self.before)
         saved = self._save(run, changed)
         rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
 
-    def _apply(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
-        """Use what was found, as far as it is asked for; return the outcome for the log, and what changed."""
+    def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
+        """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
         name, value = self.value_name, self.value
         if value is None:
             return f"no suggestion, because {self.why}; training continues with {name} {before:.3g}", []
@@ -138,11 +138,20 @@ class Finder(pl.Callback, Generic[Found]):
         changed = self._use(run, value)
         return f"{name} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
 
+    def facts(self) -> dict[str, Any]:
+        """Return the contents of the report other than the curves."""
+        found = self.suggestion
+        return {
+            "suggestion": None if found is None else found.to_dict(),
+            "refusal": self.why if found is None else None,
+            "settings": {name: getattr(self, name) for name in self.settings},
+        }
+
     def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
         root = run.trainer.log_dir or run.trainer.default_root_dir  # all ranks: `log_dir` is broadcast
         if not self.report or not run.trainer.is_global_zero:
             return Saved()
-        return save(self._report(run, changed), root, run.trainer.loggers)
+        return save(self._make_report(run, changed), root, run.trainer.loggers)
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -218,7 +227,7 @@ class Finder(pl.Callback, Generic[Found]):
         module, value, changed = trainer.lightning_module, self.value, list[str]()
         if value is not None and self.apply:
             if self._is_resumed:  # optimizer and schedulers come from the checkpoint
-                changed = self._use_in_module(module, value) if len(trainer.optimizers) == 1 else []
+                changed = set_attributes(module, self.module_names, value) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._use(RunOptimizer(trainer, self.optimizer), value)
             set_again = f"; its {self.value_name} {value:.3g} is set again in {', '.join(changed)}"
@@ -236,14 +245,27 @@ class Finder(pl.Callback, Generic[Found]):
 
     def _load_answer(self, kind: type[Found], state: dict[str, Any]) -> None:
         """Restore what was found, of type ``kind``, and in which epoch."""
-        found, refused = state.get("suggestion"), state.get("refusal")
-        self.answer = kind(**found) if found is not None else None if refused is None else Refusal(refused)
+        found, reason = state.get("suggestion"), state.get("refusal")
+        self.answer = None if reason is None else Refusal(reason)
+        if found is not None:
+            self.answer = kind(**found)
         self._search_epoch = state.get("epoch")
         self._is_resumed = True
 
 
+class RunsFinders(pl.Callback):
+    """A callback that runs finders which are no callbacks of the Trainer."""
+
+    @property
+    @abstractmethod
+    def finders(self) -> list[Finder[Any]]:
+        """The finders in the order in which they run."""
+
+
 def finders(trainer: pl.Trainer) -> list[Finder[Any]]:
     """Return the Trainer's finders in the order in which they run, including those that another callback runs."""
-    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    found = [it for callback in callbacks for it in getattr(callback, "finders", [callback]) if isinstance(it, Finder)]
+    found: list[Finder[Any]] = []
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+        found += callback.finders if isinstance(callback, RunsFinders) else []
+        found += [callback] if isinstance(callback, Finder) else []
     return sorted(found, key=lambda finder: finder.rank)

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
-from pl_onecycle.finder import Finder
+from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.momentum_probe import MomentumProbe
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
@@ -56,7 +56,7 @@ def _callback(trainer: pl.Trainer, kind: type[AnyFinder]) -> AnyFinder | None:
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
-class FinderQueue(pl.Callback):
+class FinderQueue(RunsFinders):
     """Runs finders one after the other at the first epoch of a fit.
 
     Args:
@@ -69,6 +69,7 @@ class FinderQueue(pl.Callback):
         self._again = _copy_of(self._named.get("lr_range_test")) if again else None
 
     @property
+    @override
     def finders(self) -> list[Finder[Any]]:
         """The finders in their order."""
         return [*self._named.values()]

@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, pl
+from pl_onecycle._lightning import MisconfigurationException
 from pl_onecycle.checks import expect_number
 from pl_onecycle.optimizer_groups import has_momentum, momentum_of
 from pl_onecycle.policy import OneCyclePolicy
@@ -51,13 +51,15 @@ class MomentumProbe(Probe):
         MisconfigurationException: In ``fit``, if the optimizer has no momentum or no learning rate is known.
 
     References:
-        arXiv:1803.09820, section 4.3. Difference: Smith compares constant momenta; here each candidate is cycled.
+        arXiv:1803.09820, section 4.3. Differs: Smith compares constant momenta; here each candidate is cycled.
     """
 
     title = "Momentum probe"
     rank = 2
     value_name = "momentum"
-    short = "momentum"
+    result_name = "max_momentum"
+    curve_prefix = "momentum"
+    settings = (*Probe.settings, "momentums")
     defaults = (0.9, 0.95, 0.97, 0.99)
 
     def __init__(
@@ -91,7 +93,7 @@ class MomentumProbe(Probe):
         self.momentums = momentums
 
     @override
-    def _check(self, value: Any) -> None:
+    def _check_candidate(self, value: Any) -> None:
         expect_number("momentums", value, minimum=0, below=1)
 
     @override
@@ -131,7 +133,3 @@ class MomentumProbe(Probe):
     @override
     def _use(self, run: RunOptimizer, value: float) -> list[str]:
         return run.use_momentum(value)
-
-    @override
-    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
-        return []

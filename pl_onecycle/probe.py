@@ -54,10 +54,13 @@ class Probe(Finder[Choice]):
         report: See `Finder`.
     """
 
-    value_name: ClassVar[str]  # of the group value
-    short: ClassVar[str]  # in the names of curves
-    words: ClassVar[tuple[str, ...]] = ()  # that the argument with the candidates accepts
+    curve_prefix: ClassVar[str]  # of the names of curves
+    accepted_words: ClassVar[tuple[str, ...]] = ()  # that the argument with the candidates accepts
     defaults: ClassVar[tuple[float, ...]]
+    settings: ClassVar[tuple[str, ...]] = (
+        *("num_steps", "mode", "max_lr", "min_lr", "early_stop_threshold"),
+        *("val_batches", "monitor", "apply", "optimizer"),
+    )
     curves: dict[float, LossCurve]
 
     def __init__(
@@ -88,13 +91,13 @@ class Probe(Finder[Choice]):
         self._forget()
 
     def _check_candidates(self, candidates: Sequence[float] | str) -> None:
-        if isinstance(candidates, str) and candidates in self.words:
+        if isinstance(candidates, str) and candidates in self.accepted_words:
             return
         are_many = isinstance(candidates, Sequence) and not isinstance(candidates, str) and len(candidates) > 0
-        wanted = " or ".join(["a sequence of at least one number", *map(repr, self.words)])
+        wanted = " or ".join(["a sequence of at least one number", *map(repr, self.accepted_words)])
         expect(are_many, self._argument, wanted, candidates)
         for value in candidates:
-            self._check(value)
+            self._check_candidate(value)
         are_different = len(set(candidates)) == len(candidates)
         expect(are_different, self._argument, "numbers of which none is repeated", candidates)
 
@@ -116,7 +119,7 @@ class Probe(Finder[Choice]):
         return f"{self.value_name}s"
 
     @abstractmethod
-    def _check(self, value: Any) -> None:
+    def _check_candidate(self, value: Any) -> None:
         """Raise unless ``value`` is a valid candidate."""
 
     @abstractmethod
@@ -200,9 +203,9 @@ class Probe(Finder[Choice]):
                 f"{type(self).__name__} needs a learning rate above {self.min_lr:g} to train with, and the optimizer's"
                 f" is {peak:g}: run LRRangeTest in the same fit, or pass `max_lr`."
             )
-        whole = run.short_cycle(peak, self.num_steps)
+        short = run.short_cycle(peak, self.num_steps)
         if self.mode == "cycle":
-            return whole
+            return short
         return OneCyclePolicy(
             peak,
             self.num_steps,
@@ -210,9 +213,9 @@ class Probe(Finder[Choice]):
             pct_annihilation=0.0,
             div_factor=peak / self.min_lr,
             final_div_factor=1.0,
-            cycle_momentum=whole.cycle_momentum,
-            base_momentum=whole.base_momentum,
-            max_momentum=whole.max_momentum,
+            cycle_momentum=short.cycle_momentum,
+            base_momentum=short.base_momentum,
+            max_momentum=short.max_momentum,
         )
 
     def _peak(self, run: RunOptimizer) -> float:
@@ -224,7 +227,7 @@ class Probe(Finder[Choice]):
     # ------------------------------------------------------------------------------------------- show
     @override
     def _description(self, run: RunOptimizer) -> str:
-        is_known = self.max_lr is not None or any(_has_found_lr(it) for it in self._others(run.trainer))
+        is_known = self.max_lr is not None or any(map(self._sets_peak, finders(run.trainer)))
         whose = "" if is_known else " of the optimizer, as no range test has set another"
         parts = [
             f"{len(self.curves)} candidate{'' if len(self.curves) == 1 else 's'}",
@@ -238,9 +241,10 @@ class Probe(Finder[Choice]):
             parts.append(f"judged by the training loss, as {missing}")
         return ", ".join(parts)
 
-    def _others(self, trainer: pl.Trainer) -> list[Finder[Any]]:
-        """Return all finders of this optimizer."""
-        return [it for it in finders(trainer) if it.optimizer == self.optimizer]
+    def _sets_peak(self, finder: Finder[Any]) -> bool:
+        """Return whether a finder has set the peak of this optimizer."""
+        is_same = finder.optimizer == self.optimizer and finder.value_name == "max_lr"
+        return is_same and finder.apply and finder.suggestion is not None
 
     @property
     def saved(self) -> float:
@@ -248,18 +252,12 @@ class Probe(Finder[Choice]):
         run = sum(min(len(curve), self.num_steps) for curve in self.curves.values())
         return 1 - run / (len(self.curves) * self.num_steps) if self.curves else 0.0
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """Return the contents of the report other than the curves."""
-        settings = ("num_steps", "mode", "max_lr", "min_lr", "early_stop_threshold", "val_batches", "monitor", "apply")
-        return {
-            "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
-            "refusal": None if self.suggestion is not None else self.why,
-            "share_of_steps_saved": self.saved,
-            "settings": {name: getattr(self, name) for name in (*settings, "optimizer", self._argument)},
-        }
+        return {**super().facts(), "share_of_steps_saved": self.saved}
 
     @override
-    def _report(self, run: RunOptimizer, changed: list[str]) -> Report:
+    def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
         name, curves = f"{self.value_name}_probe", self.labelled()
         plain = {series: curve.to_dict() for series, curve in curves.items()}
         return Report(
@@ -281,7 +279,7 @@ class Probe(Finder[Choice]):
         return None if self.suggestion is None else self._label(self.suggestion.value)
 
     def _label(self, value: float) -> str:
-        return f"{self.short}={value:g}"
+        return f"{self.curve_prefix}={value:g}"
 
     def plot(self, ax: "Axes | None" = None) -> "Figure":
         """Draw the training loss of all candidates over the lr or the steps, and next to it their validation loss.
@@ -300,7 +298,3 @@ class Probe(Finder[Choice]):
     def picture(self) -> ProbePicture:
         """Return what `plot` draws."""
         return ProbePicture(self.title, self.labelled(), self.chosen, over_lr=self.mode == "rise")
-
-
-def _has_found_lr(finder: Finder[Any]) -> bool:
-    return finder.value_name == "max_lr" and finder.apply and finder.suggestion is not None

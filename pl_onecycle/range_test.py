@@ -1,14 +1,13 @@
 """`LRRangeTest`, the callback: sweeps -> curve -> suggestion, and short cycles that verify it."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
-from pl_onecycle.apply import LR_NAMES, set_attributes
+from pl_onecycle.apply import LR_NAMES
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
 from pl_onecycle.curves import (
     BUDGET,
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 _NAME = "lr_range_test"
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
 # Default number of steps of a linear or staircase sweep.
-FIXED = 100
+FIXED_STEPS = 100
 
 
 class LRRangeTest(Finder[Suggestion]):
@@ -122,7 +121,13 @@ class LRRangeTest(Finder[Suggestion]):
 
     title = "LR range test"
     value_name = "max_lr"
+    result_name = "max_lr"
     rank = 0
+    settings = (
+        *("min_lr", "max_lr", "num_steps", "mode", "num_stairs", "method", "early_stop_threshold", "monitor"),
+        *("monitor_mode", "val_batches", "val_every", "verify", "verify_steps", "optimizer", "milestones", "apply"),
+    )
+    module_names = LR_NAMES
     curve: LossCurve | None
     coarse: list[LossCurve]
     cycles: dict[float, LossCurve]
@@ -166,7 +171,7 @@ class LRRangeTest(Finder[Suggestion]):
         self._forget()
 
     def _check_arguments(self) -> None:
-        steps = FIXED if self.num_steps is None else self.num_steps
+        steps = FIXED_STEPS if self.num_steps is None else self.num_steps
         RangeTestPolicy(self.min_lr, self.max_lr, steps, self.mode, self.num_stairs)  # checks them
         expect_one_of("method", self.method, METHODS)
         if self.early_stop_threshold is not None:
@@ -242,7 +247,7 @@ class LRRangeTest(Finder[Suggestion]):
     @property
     def _budget(self) -> int:
         """Largest number of optimizer steps of the sweeps."""
-        return BUDGET if self._is_adaptive else self.num_steps or FIXED
+        return BUDGET if self._is_adaptive else self.num_steps or FIXED_STEPS
 
     def _sweep(self, run: RunOptimizer, advance: Advance) -> Suggestion | Refusal:
         """Run the sweeps and read the last one."""
@@ -314,10 +319,6 @@ class LRRangeTest(Finder[Suggestion]):
     def _use(self, run: RunOptimizer, value: float) -> list[str]:
         return run.use_max_lr(value)
 
-    @override
-    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
-        return set_attributes(module, LR_NAMES, value)
-
     # ------------------------------------------------------------------------------------------- show
     @property
     @override
@@ -337,19 +338,17 @@ class LRRangeTest(Finder[Suggestion]):
         steps = self._sweep_steps if self._is_adaptive else min(self._sweep_steps, self._budget)
         return f"{steps} of {self._budget} steps, {self.curve.outcome}"
 
+    @override
     def facts(self) -> dict[str, Any]:
-        """Return the contents of the report other than its curve."""
         return {
-            "suggestion": None if self.suggestion is None else asdict(self.suggestion),
-            "refusal": None if self.suggestion is not None else self.why,
-            "settings": {name: getattr(self, name) for name in _SETTINGS},
+            **super().facts(),
             "steps": self.steps,
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
         }
 
     @override
-    def _report(self, run: RunOptimizer, changed: list[str]) -> Report:
+    def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
         assert self.curve is not None
         epoch, cycle = run.trainer.current_epoch, run.one_cycle
         name = f"{_NAME}_epoch_{epoch}" if epoch else _NAME
@@ -382,17 +381,10 @@ class LRRangeTest(Finder[Suggestion]):
         """Return what `plot` draws; to be called after a run."""
         assert self.curve is not None
         others = [it for method in METHODS if all_methods and (it := suggest(self.curve, method)) is not None]
-        return SweepPicture(self.curve, self.suggestion, self.label, others)
+        return SweepPicture(self.curve, self.suggestion, self._curve_label, others)
 
     @property
-    def label(self) -> str:
+    def _curve_label(self) -> str:
         """The name of the quantity on the curve, for plots."""
         name = "training loss" if self.monitor == TRAIN_LOSS else self.monitor
         return f"-{name}" if self.monitor_mode == "max" else name
-
-
-_SETTINGS = (
-    *("min_lr", "max_lr", "num_steps", "mode", "num_stairs", "method", "early_stop_threshold"),
-    *("monitor", "monitor_mode", "val_batches", "val_every", "verify", "verify_steps"),
-    *("optimizer", "milestones", "apply"),
-)

@@ -14,7 +14,7 @@ from pl_onecycle.scheduler import OneCycleScheduler
 
 
 class RunOptimizer:
-    """One optimizer of a run. Holds no state of its own: everything is read from the Trainer when it is asked for.
+    """One optimizer of a run. Reads schedulers and peak from the Trainer at each use.
 
     Args:
         trainer: A Trainer within ``fit``.
@@ -22,7 +22,6 @@ class RunOptimizer:
 
     Attributes:
         trainer: The Trainer.
-        index: The index.
         optimizer: The optimizer, whose groups all have a usable ``lr``.
 
     Raises:
@@ -34,7 +33,7 @@ class RunOptimizer:
         if index >= len(usable):
             name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
             raise MisconfigurationException(f"There is no optimizer with index {index}: {name} returned {len(usable)}.")
-        self.trainer, self.index = trainer, index
+        self.trainer = trainer
         self.optimizer: Optimizer = trainer.optimizers[index]
         check_lrs(self.optimizer, MisconfigurationException)
 

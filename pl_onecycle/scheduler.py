@@ -1,4 +1,4 @@
-"""Drive an optimizer along a one-cycle policy.
+"""`OneCycleScheduler`: drive an optimizer along a one-cycle policy.
 
 The only module that writes the learning rates and momenta of a policy in a real training run.
 """
@@ -33,7 +33,7 @@ class OneCycleScheduler(LRScheduler):
         max_lr: Peak learning rate, > 0: a number for the group with the largest lr, the others keep their ratio to
             it; a sequence with one number for each group; or None for each group's own lr.
         total_steps: Optimizer steps of the whole run, >= 1.
-        preset: Schedule whose defaults are used, see `presets.from_preset`.
+        preset: Schedule whose defaults are used, see `from_preset`.
         last_epoch: The step to start from, minus one; -1 starts at step 0.
         only_real_steps: True ignores a call of `step` if the optimizer has not really stepped since the previous call,
             as when the gradient scaler of fp16 skips a step; `configure_one_cycle` sets it. False counts every call.
@@ -92,7 +92,7 @@ class OneCycleScheduler(LRScheduler):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run; ``preset="fastai"`` has one more, see `presets.from_preset`."""
+        """Optimizer steps of the whole run; ``preset="fastai"`` has one more, see `from_preset`."""
         return int(self._clock.step_of(self.policy.total_steps - 1)) + 1
 
     @property

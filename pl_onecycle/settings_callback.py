@@ -71,7 +71,7 @@ class OneCycleSettings(pl.Callback):
             setattr(self, name, arguments.get(name))
         self.optimizer = optimizer
         self.tuned_for = tuned_for
-        # Checks them, each next to values that leave it room, as the module may have others.
+        # Checks each argument against defaults that leave it room, because the module may set others.
         own = preset or ("exp_decay" if {*self.policy_arguments} & {*_OF_EXP_DECAY} else "smith")
         room = {"pct_annihilation": 0.0, "base_momentum": 0.0, "max_momentum": 0.9999, "preset": own}
         from_preset(max_lr=1.0, total_steps=100, **{**room, **arguments, **self.policy_arguments})

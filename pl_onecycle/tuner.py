@@ -1,4 +1,4 @@
-"""`tune`: find batch size, learning rate and weight decay in one call, before training.
+"""`OneCycleTuner` and `OneCycleTrainer`: `tune` finds batch size, learning rate and weight decay before training.
 
 Lightning 2 removed ``Trainer.tune``; this one uses the callbacks that find the same values within a fit.
 """
@@ -31,7 +31,7 @@ class _CanTune:
 
     @property
     def _trainer_to_use(self) -> pl.Trainer:
-        raise AttributeError("Each subclass has its Trainer.")
+        raise NotImplementedError
 
     def tune(
         self,
@@ -177,13 +177,13 @@ class _Fit:
 
     def largest_batch(self, largest: int) -> int:
         """Let Lightning double the batch size until it does not fit or reaches the largest allowed."""
-        trials, model = int(math.log2(largest)), self.model  # 2, 4, ...; every version of Lightning has this limit
+        doublings, model = int(math.log2(largest)), self.model  # 2, 4, ...; every version of Lightning has this limit
         with rehearsed(self.trainer, model, [self.datamodule], self.others):
             # Lightning would require validation data even if there are none.
             model.validation_step = partial(pl.LightningModule.validation_step, model)  # type: ignore[method-assign]
-            size = Tuner(self.trainer).scale_batch_size(model, datamodule=self.datamodule, max_trials=trials)
+            size = Tuner(self.trainer).scale_batch_size(model, datamodule=self.datamodule, max_trials=doublings)
         assert size is not None  # without `fast_dev_run`
-        # Older versions double once more without a trial; all versions stop at the size of the data.
+        # Older versions double once more without trying it; all versions stop at the size of the data.
         return 1 << int(math.log2(min(size, largest)))
 
     @property
@@ -211,7 +211,7 @@ def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[
         before["batch_size"] = fit.batch_size_before
         reasons["batch_size"] = f"the largest power of 2 that fits, up to {largest}"
     for finder in ran.values():  # a second range test comes last
-        name = "max_momentum" if finder.value_name == "momentum" else finder.value_name
+        name = finder.result_name
         if name in reasons and finder.suggestion is None:
             continue
         values[name] = finder.value

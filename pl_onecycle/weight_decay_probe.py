@@ -6,8 +6,8 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, pl
-from pl_onecycle.apply import WEIGHT_DECAY_NAMES, set_attributes
+from pl_onecycle._lightning import MisconfigurationException
+from pl_onecycle.apply import WEIGHT_DECAY_NAMES
 from pl_onecycle.checks import expect_bool, expect_number
 from pl_onecycle.optimizer_groups import weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
@@ -68,15 +68,18 @@ class WeightDecayProbe(Probe):
         >>> trainer = pl.Trainer(callbacks=[WeightDecayProbe((1e-3, 1e-4))], logger=False, enable_progress_bar=False)
 
     References:
-        arXiv:1803.09820, section 4.4. Difference: Smith compares by eye the validation and training loss of
+        arXiv:1803.09820, section 4.4. Differs: Smith compares by eye the validation and training loss of
         whole range tests; here the cycle ends at ``max_lr``, so that only unsuitable candidates diverge.
     """
 
     title = "Weight decay probe"
     rank = 1
     value_name = "weight_decay"
-    short = "wd"
-    words = ("around",)
+    result_name = "weight_decay"
+    curve_prefix = "wd"
+    accepted_words = ("around",)
+    settings = (*Probe.settings, "weight_decays")
+    module_names = WEIGHT_DECAY_NAMES
     defaults = (1e-3, 1e-4, 1e-5, 0.0)
 
     def __init__(
@@ -113,7 +116,7 @@ class WeightDecayProbe(Probe):
         self.refine = refine
 
     @override
-    def _check(self, value: Any) -> None:
+    def _check_candidate(self, value: Any) -> None:
         expect_number("weight_decays", value, minimum=0)
 
     @override
@@ -149,15 +152,13 @@ class WeightDecayProbe(Probe):
     @override
     def _label(self, value: float) -> str:
         mantissa, _, exponent = f"{value:.5e}".partition("e")  # 1.00000e-04
-        return f"{self.short}={mantissa.rstrip('0').rstrip('.')}e{exponent}" if value else f"{self.short}=0"
+        return (
+            f"{self.curve_prefix}={mantissa.rstrip('0').rstrip('.')}e{exponent}" if value else f"{self.curve_prefix}=0"
+        )
 
     @override
     def _use(self, run: RunOptimizer, value: float) -> list[str]:
         return run.use_weight_decay(value)
-
-    @override
-    def _use_in_module(self, module: pl.LightningModule, value: float) -> list[str]:
-        return set_attributes(module, WEIGHT_DECAY_NAMES, value)
 
 
 def _halved(value: float) -> list[float]:

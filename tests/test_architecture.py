@@ -27,24 +27,24 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "curves/thresholds": ("pure", set()),
     "curves/noise": ("pure", {"curves/thresholds"}),
     "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds"}),
-    "curves/refusal": ("pure", set()),
+    "curves/refusals": ("pure", set()),
     "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
     "curves/suggestion": (
         "pure",
-        {"checks", "curves/curve", "curves/methods", "curves/refusal", "curves/thresholds"},
+        {"checks", "curves/curve", "curves/methods", "curves/refusals", "curves/thresholds"},
     ),
     "curves/search": (
         "pure",
-        {"curves/curve", "curves/noise", "curves/refusal", "curves/suggestion", "curves/thresholds", "policy"},
+        {"curves/curve", "curves/noise", "curves/refusals", "curves/suggestion", "curves/thresholds", "policy"},
     ),
-    "curves/choice": ("pure", {"curves/curve", "curves/noise", "curves/refusal", "curves/thresholds"}),
+    "curves/choice": ("pure", {"curves/curve", "curves/noise", "curves/refusals", "curves/thresholds"}),
     "curves/verification": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/refusal", "curves/suggestion", "curves/thresholds"},
+        {"curves/choice", "curves/curve", "curves/refusals", "curves/suggestion", "curves/thresholds"},
     ),
     "curves": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusal", "curves/search"}
+        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/search"}
         | {"curves/suggestion", "curves/thresholds", "curves/verification"},
     ),
     "optimizer_groups": ("torch", {"checks"}),
@@ -61,20 +61,20 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         "Lightning",
         {"_lightning", "trial/batches", "trial/interrupts", "trial/memory", "trial/stand_ins"},
     ),
-    "trial/driving": ("torch", {"optimizer_groups", "policy"}),
+    "trial/driver": ("torch", {"optimizer_groups", "policy"}),
     "trial/losses": ("Lightning", {"_lightning"}),
     "trial/checkups": ("Lightning", {"_lightning", "curves"}),
     "trial/agreement": ("Lightning", {"_lightning"}),
     "trial/recorder": (
         "Lightning",
         {"_lightning", "curves", "policy", "real_step", "run_optimizer"}
-        | {"trial/agreement", "trial/checkups", "trial/driving", "trial/losses"},
+        | {"trial/agreement", "trial/checkups", "trial/driver", "trial/losses"},
     ),
     "trial/run": (
         "Lightning",
         {"_lightning", "curves", "policy", "run_optimizer", "trial/checkups", "trial/isolation", "trial/recorder"},
     ),
-    "trial": ("Lightning", {"trial/agreement", "trial/checkups", "trial/isolation", "trial/recorder", "trial/run"}),
+    "trial": ("Lightning", {"trial/checkups", "trial/isolation", "trial/run"}),
     "report/files": ("Lightning", {"_lightning", "curves"}),
     "report/loggers": ("Lightning", {"_lightning", "curves"}),
     "report/figures": ("pure", {"curves", "policy"}),
@@ -83,7 +83,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "configure": ("Lightning", {"_lightning", "policy", "scheduler", "settings_callback"}),
-    "finder": ("Lightning", {"_lightning", "checks", "curves", "report", "run_optimizer"}),
+    "finder": ("Lightning", {"_lightning", "apply", "checks", "curves", "report", "run_optimizer"}),
     "range_test": (
         "Lightning",
         {"_lightning", "apply", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
@@ -228,7 +228,7 @@ def house_table() -> str:
         name = f"{room}/" if path_of(room).name == "__init__.py" else f"{room}.py"
         job = str(ast.get_docstring(tree_of(room))).splitlines()[0].rstrip(".")
         inside = [other.removeprefix(f"{room.partition('/')[0]}/") for other in sorted(others)]
-        rows.append(f"| `{name}` | {floor} | {job.replace('|', '/')} | {', '.join(inside) or '–'} |")
+        rows.append(f"| `{name}` | {floor} | {job.replace('|', '/')} | {', '.join(inside) or '-'} |")
     return "\n".join(rows)
 
 

@@ -8,7 +8,7 @@ from pl_onecycle.curves.choice import Choice, choose, is_hopeless
 from pl_onecycle.curves.curve import LossCurve, Outcome
 from pl_onecycle.curves.methods import METHODS, Method
 from pl_onecycle.curves.noise import Array, first_explosion
-from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
 from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
 from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES

@@ -13,7 +13,7 @@ import numpy as np
 
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.noise import Array, noise_of
-from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.thresholds import (
     CHECKUPS,
     END_SHARE,
@@ -67,7 +67,7 @@ def choose(
         L - L_lowest > max(4 e, 0.03 s)
 
     with e the standard error of the mean of d in that last fifth, from the standard deviation of d about its trend in
-    the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. Excluded are, in
+    the last two fifths, and s the span of the lowest curve, from its highest to its lowest loss. These are excluded, in
     this order: candidates that have diverged or were dropped; if some have a finite validation loss throughout,
     candidates without one, and candidates whose validation loss is clearly worse; of the rest, which validation cannot
     tell apart, candidates whose training loss is clearly worse. ``of_equals`` chooses among those that are left.

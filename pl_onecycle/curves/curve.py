@@ -1,6 +1,6 @@
 """The loss curve of a sweep: raw points, and views of them.
 
-Pure maths on numpy. A trial measures a `LossCurve` and `suggestion.py` reads it. The curve stores raw losses;
+Pure maths on numpy. A trial measures a `LossCurve`; the other rooms here read it. The curve stores raw losses;
 smoothed and trimmed losses are views computed on request.
 """
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
-from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.suggestion import find_fault
 from pl_onecycle.curves.thresholds import (
     BELOW_FALL,

@@ -13,7 +13,7 @@ import numpy as np
 from pl_onecycle.checks import expect, expect_one_of
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.methods import RULES, Method
-from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.thresholds import (
     EXPLODED_SHARE,
     MIN_FALL,

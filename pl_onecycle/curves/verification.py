@@ -10,7 +10,7 @@ import numpy as np
 
 from pl_onecycle.curves.choice import level
 from pl_onecycle.curves.curve import LossCurve
-from pl_onecycle.curves.refusal import Refusal
+from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.suggestion import Suggestion
 from pl_onecycle.curves.thresholds import SOFTNESS, SPACING
 

@@ -1,7 +1,7 @@
 """Schedules as frozen values: optimizer step -> learning rate and momentum.
 
 Pure Python; imports neither torch nor Lightning. A policy never touches an optimizer: `scheduler.py`
-applies one in training, `trial.py` applies one in a trial.
+applies one in training, `trial/driver.py` in a trial.
 
 Steps are optimizer steps, counted from zero: ``lr(k)`` is the learning rate that step ``k`` uses.
 Every ``pct_*`` is a fraction of ``total_steps`` in [0, 1].
@@ -13,7 +13,7 @@ References:
 """
 
 from pl_onecycle.policy.clock import Clock
-from pl_onecycle.policy.one_cycle import OneCyclePolicy, Phase
+from pl_onecycle.policy.one_cycle import OneCyclePolicy
 from pl_onecycle.policy.presets import PolicyArguments, Preset, from_preset
 from pl_onecycle.policy.shapes import Anneal, Policy
 from pl_onecycle.policy.sweep import RangeTestPolicy, SweepMode
@@ -22,7 +22,6 @@ __all__ = [
     "Anneal",
     "Clock",
     "OneCyclePolicy",
-    "Phase",
     "Policy",
     "PolicyArguments",
     "Preset",

@@ -1,4 +1,4 @@
-"""Pictures of range tests, probes and tuning. The only importer of matplotlib, and only when a picture is asked for."""
+"""Pictures of range tests, probes and tuning. Only this file imports matplotlib, and only to draw."""
 
 from __future__ import annotations
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def claim_directories(loggers: Sequence[Logger]) -> None:
-    """Let loggers choose their directories; to be called before something is written into one outside a fit.
+    """Let loggers choose their directories. Call it before writing into one outside a fit.
 
-    All choose before the first of them has a directory, which others would take for that of an earlier run; a CSVLogger
-    later warns that it deletes files if it finds one that it has not made.
+    All choose before any directory exists, because a logger would take another's for an earlier run's; a CSVLogger
+    later warns that it deletes files if it finds a directory that it has not made.
     """
     for logger in loggers:
         _ = logger.version

@@ -1,7 +1,7 @@
 """What the processes of a trial agree on: whether each can continue, and whose fault an exception is.
 
 The life of a step, seen from here: before each batch, forward pass, backward pass and fetch of losses all processes
-meet in `Agreement.check`, so that one that fails stops all of them there instead of leaving them to wait. An exception
+meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait. An exception
 in a step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault.
 """
 
@@ -32,7 +32,7 @@ class Agreement:
         """Whether there is one process only."""
         return bool(self._trainer.world_size == 1)
 
-    def check(self, can_continue: bool = True) -> None:
+    def meet(self, can_continue: bool = True) -> None:
         """Tell the other processes whether this one can continue.
 
         Raises:
@@ -51,7 +51,7 @@ class Agreement:
         if not isinstance(error, TrialFailedElsewhere):
             if not self.is_alone:  # logged before the others are waited for
                 logger.error("A trial failed in process %d.", self._trainer.global_rank, exc_info=error)
-            self.check(can_continue=False)
+            self.meet(can_continue=False)
         is_finite = all(bool(torch.isfinite(value).all()) for value in (*self._weights_and_gradients(), *losses))
         if self.is_alone:
             return not is_finite

@@ -82,10 +82,10 @@ class CheckupRecorder:
         is_new = step not in (0, *self.steps[-1:])
         return self._checkups.must_be_logged and step in self._checkups.steps and is_new
 
-    def ask(self, curve: Callable[[], LossCurve]) -> bool:
+    def should_end(self, curve: Callable[[], LossCurve]) -> bool:
         """Return whether the trial should end."""
-        should_end = self._checkups.should_end
-        self.has_ended = should_end is not None and should_end(curve())
+        ask = self._checkups.should_end
+        self.has_ended = ask is not None and ask(curve())
         return self.has_ended
 
     def expect_metric(self, step: int) -> None:
@@ -94,12 +94,13 @@ class CheckupRecorder:
         Raises:
             MisconfigurationException: It has not.
         """
-        asked = self._checkups
-        is_late = len(asked.steps) > 0 and step > asked.steps[0] + 1
-        if asked.must_be_logged and is_late and not self.values:
+        checkups = self._checkups
+        is_late = len(checkups.steps) > 0 and step > checkups.steps[0] + 1
+        if checkups.must_be_logged and is_late and not self.values:
+            name = type(self._trainer.lightning_module).__name__
             raise MisconfigurationException(
-                f"The test saw no `{asked.monitor}`: `{type(self._trainer.lightning_module).__name__}` must log it in"
-                " each training step, with `on_step=True`, or in its validation steps."
+                f"The test saw no `{checkups.monitor}`: `{name}` must log it in each training step, with"
+                " `on_step=True`, or in its validation steps."
             )
 
     def record(self, kind: str, step: int) -> None:

@@ -6,18 +6,18 @@ from types import FrameType
 from typing import Any
 
 
-class Signals:
-    """Pass Ctrl-C and SIGTERM to their handlers at once, but hold them while ``wait`` is set.
+class Interrupts:
+    """Pass Ctrl-C and SIGTERM to their handlers at once, but hold them while ``hold`` is set.
 
     So nothing interrupts cleanup once it has begun, not even a second Ctrl-C.
     """
 
     def __init__(self) -> None:
-        self.wait = False
+        self.hold = False
         self._held: list[tuple[int, FrameType | None]] = []
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> "Signals":
+    def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():  # others cannot set handlers and get no signals
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.getsignal(number)
@@ -27,7 +27,7 @@ class Signals:
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.wait:
+        if self.hold:
             self._held.append((number, frame))
         else:
             self._handlers[number](number, frame)

@@ -5,8 +5,8 @@ connector, mute loggers and one callback; the user's are never touched. What the
 strategy, random streams, loaders) is saved in memory and restored in place, however the block is left. Nothing is
 written to disk.
 
-The only module that saves state. Private attribute of Lightning used here, the same in 2.4.0 and 2.6.6:
-``_logger_connector``; `stand_ins.py` and `_lightning.py` list the others.
+This file decides what is saved; `memory.py` saves it. Private attribute of Lightning used here, the same in 2.4.0 and
+2.6.6: ``_logger_connector``; `stand_ins.py` and `_lightning.py` list the others.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -30,19 +30,19 @@ from pl_onecycle._lightning import (
     rank_zero_warn,
 )
 from pl_onecycle.trial.batches import NO_SOURCE, Tape, leave_data_alone, remember_source
-from pl_onecycle.trial.interrupts import Signals
+from pl_onecycle.trial.interrupts import Interrupts
 from pl_onecycle.trial.memory import ATOMS, Memory, RandomState
 from pl_onecycle.trial.stand_ins import (
     Validation,
-    fresh_loop,
     give_back,
     muted,
-    new_fit_loop,
     nothing,
     substitute_loaders,
     tapes_of,
     tear_down,
     train_loader,
+    trial_loop,
+    unused_loop,
 )
 
 
@@ -71,7 +71,7 @@ def isolated(
     Yields:
         The fit loop, ready to advance.
     """
-    with Signals() as signals, ExitStack() as undo:
+    with Interrupts() as interrupts, ExitStack() as undo:
         try:
             undo.callback(RandomState().restore)
             tapes, validation = tapes_of(trainer), Validation(trainer, val_batches)
@@ -82,11 +82,10 @@ def isolated(
             sources = [*zip(train_loader(trainer).flattened, tapes, strict=True)]
             sources += zip(validation.loaders, validation.tapes, strict=True)
             undo.callback(_warn_of_changes, _remember(trainer, memory, sources))
-            loop = fresh_loop(trainer, is_validation_due)
+            loop = trial_loop(trainer, is_validation_due)
             undo.callback(tear_down, substitute_loaders(loop, tapes))
             trainer.fit_loop = loop
-            trainer._logger_connector = _LoggerConnector(trainer)
-            trainer.loggers = [muted(logger) for logger in trainer.loggers]
+            _mute(trainer)
             trainer.callbacks = [callback]  # type: ignore[attr-defined]  # set by a connector
             for config in trainer.lr_scheduler_configs:
                 config.scheduler.step = nothing  # type: ignore[method-assign]  # the module may step it by hand
@@ -94,14 +93,14 @@ def isolated(
             trainer.strategy.lr_scheduler_configs = [
                 replace(config, interval="") for config in trainer.lr_scheduler_configs
             ]
-            trainer.save_checkpoint = lambda *_, **__: None  # type: ignore[method-assign]
+            trainer.save_checkpoint = nothing  # type: ignore[method-assign]
             trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
             validation.set_up(trainer, loop)
             trainer.limit_val_batches = 0
             trainer.should_stop = False
             yield loop
         finally:
-            signals.wait = True
+            interrupts.hold = True
 
 
 class _Leave(pl.Callback):
@@ -137,7 +136,7 @@ def rehearsed(
             "Nothing can be tuned with a strategy that fits in processes of its own, such as `ddp_spawn` or"
             " `ddp_notebook`: their results are not returned. Use `ddp`, or a single device."
         )
-    with Signals() as signals, ExitStack() as undo:
+    with Interrupts() as interrupts, ExitStack() as undo:
         try:
             undo.callback(RandomState().restore)
             memory = Memory()
@@ -148,18 +147,22 @@ def rehearsed(
             for source in loaders:
                 remember_source(memory, source, seen)
             memory.remember(model)
-            for part in (trainer, trainer.state, trainer.strategy, trainer.precision_plugin):
-                memory.remember_attributes(part)
+            _remember_trainer(memory, trainer)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 memory.remember_attributes(callback)
-            trainer.fit_loop = new_fit_loop(trainer)
-            trainer._logger_connector = _LoggerConnector(trainer)
-            trainer.loggers = [muted(logger) for logger in trainer.loggers]
+            trainer.fit_loop = unused_loop(trainer)
+            _mute(trainer)
             trainer.num_sanity_val_steps = 0
             trainer.callbacks = [*callbacks, _Leave()]  # type: ignore[attr-defined]  # set by a connector
             yield
         finally:
-            signals.wait = True
+            interrupts.hold = True
+
+
+def _mute(trainer: pl.Trainer) -> None:
+    """Let nothing that is logged reach the user's metrics or loggers."""
+    trainer._logger_connector = _LoggerConnector(trainer)
+    trainer.loggers = [muted(logger) for logger in trainer.loggers]
 
 
 # ----------------------------------------------------------------------------------- what is remembered
@@ -183,8 +186,7 @@ def _remember(trainer: pl.Trainer, memory: Memory, sources: list[tuple[Any, Tape
         memory.leave_alone(wrapper)
         memory.remember(wrapper._forward_pre_hooks)
         memory.remember([*wrapper.parameters(), *wrapper.buffers()])
-    for part in (trainer, trainer.state, trainer.strategy, trainer.precision_plugin):
-        memory.remember_attributes(part)
+    _remember_trainer(memory, trainer)
     memory.remember_attributes(getattr(trainer.precision_plugin, "scaler", None))
     for config in trainer.lr_scheduler_configs:
         memory.remember_attributes(config.scheduler)
@@ -192,6 +194,11 @@ def _remember(trainer: pl.Trainer, memory: Memory, sources: list[tuple[Any, Tape
     for loader in can_start_over:
         remember_source(memory, loader, seen)
     return others
+
+
+def _remember_trainer(memory: Memory, trainer: pl.Trainer) -> None:
+    for part in (trainer, trainer.state, trainer.strategy, trainer.precision_plugin):
+        memory.remember_attributes(part)
 
 
 # Objects of these libraries in a module are not checked for changes.

@@ -23,7 +23,7 @@ class LossCollector:
         last_step: Losses of later steps are dropped.
 
     Attributes:
-        steps: The steps whose loss has been fetched; a step that the gradient scaler left out stands twice.
+        steps: The steps whose loss has been fetched; a step that the gradient scaler left out appears twice.
         losses: Their losses, means over processes.
     """
 
@@ -94,7 +94,7 @@ class LossCollector:
     def fetch(self, flag: bool) -> bool:
         """Fetch the losses that wait on the device, as means over processes; return whether any process has ``flag``.
 
-        Flag and losses share one reduction. To be called where `waiting`.
+        Flag and losses share one reduction. Call it only if losses wait.
         """
         strategy = self._trainer.strategy
         nothing = torch.zeros((), device=strategy.root_device)

@@ -20,7 +20,7 @@ from pl_onecycle.real_step import after_real_step
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial.agreement import Agreement
 from pl_onecycle.trial.checkups import CheckupRecorder, Checkups
-from pl_onecycle.trial.driving import Driver
+from pl_onecycle.trial.driver import Driver
 from pl_onecycle.trial.losses import LossCollector
 
 # How many steps pass between two fetches of losses on an accelerator, where each makes the host wait for the device.
@@ -43,10 +43,10 @@ class Recorder(pl.Callback):
         self.done = False
         self._trainer, self._threshold, self._on_step = run.trainer, threshold, on_step
         self._driver = Driver(run.optimizer, policy)
-        self._losses = LossCollector(run.trainer, self._driver.last_step)
+        self._collector = LossCollector(run.trainer, self._driver.last_step)
         self._checkups = CheckupRecorder(run.trainer, checkups)
         self._processes = Agreement(run.trainer)
-        self._begun_at = 0  # the step at whose weights this batch's forward pass is
+        self._begun_at = 0  # number of steps before this batch
         self._exploded: int | None = None  # index into the losses
 
     @property
@@ -58,11 +58,11 @@ class Recorder(pl.Callback):
         """Take the optimizer over; the isolation restores it."""
         for optimizer in self._trainer.optimizers:
             is_ours = optimizer is self._driver.optimizer
-            after_real_step(optimizer, self._after_step if is_ours else self._losses.drop_backward)
+            after_real_step(optimizer, self._after_step if is_ours else self._collector.drop_backward)
         model = self._trainer.strategy.model
         if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
             # A wrapper for several processes, which talk to each other from here on.
-            model.register_forward_pre_hook(lambda *_: self._processes.check())
+            model.register_forward_pre_hook(lambda *_: self._processes.meet())
         self._driver.write()
 
     # ------------------------------------------------------------------------------- hooks, in firing order
@@ -70,37 +70,37 @@ class Recorder(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._processes.check()
+        self._processes.meet()
         self._begun_at = self.step
 
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
-        self._processes.check()
-        self._losses.add_backward(loss)
+        self._processes.meet()
+        self._collector.add_backward(loss)
 
     @override
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         if optimizer is self._driver.optimizer:
-            self._losses.begin_step()
+            self._collector.begin_step()
         else:
-            self._losses.drop_backward()
+            self._collector.drop_backward()
 
     def _after_step(self) -> None:
-        self._losses.finish_step(self.step)
+        self._collector.finish_step(self.step)
         self._driver.count_step()
 
     @override
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._losses.finish_batch(self.step, outputs)
+        self._collector.finish_batch(self.step, outputs)
         if self._checkups.is_metric_due(self._begun_at):
-            self._processes.check()
+            self._processes.meet()
             self._checkups.record("training", self._begun_at)
         self._checkups.advance(self.step)
-        is_cheap = trainer.strategy.root_device.type == "cpu" or self._losses.waiting >= CHUNK
+        is_cheap = trainer.strategy.root_device.type == "cpu" or self._collector.waiting >= CHUNK
         if self._driver.is_through or self._checkups.is_due or is_cheap:
             self.fetch_losses()
         self.done = self.done or self._driver.is_through
@@ -127,7 +127,7 @@ class Recorder(pl.Callback):
 
     @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._processes.check()
+        self._processes.meet()
         self._checkups.record("validation", self.step)
         self._judge()
         trainer.should_stop = trainer.should_stop or self.done
@@ -135,31 +135,31 @@ class Recorder(pl.Callback):
     # ------------------------------------------------------------------------------------ what ends a trial
     def fetch_losses(self) -> None:
         """Fetch the losses that are still on the device and judge whether they have exploded."""
-        if not self._losses.waiting:
+        if not self._collector.waiting:
             return
-        self._processes.check()
-        since = len(self._losses.losses)
-        self._driver.is_overridden = self._losses.fetch(self._driver.is_overridden)
-        if self._on_step is not None and self._losses.losses:
-            self._on_step(self.step, self._losses.losses[-1])
-        self._exploded = first_explosion(self._losses.losses, self._threshold, since)
+        self._processes.meet()
+        since = len(self._collector.losses)
+        self._driver.is_overridden = self._collector.fetch(self._driver.is_overridden)
+        if self._on_step is not None and self._collector.losses:
+            self._on_step(self.step, self._collector.losses[-1])
+        self._exploded = first_explosion(self._collector.losses, self._threshold, since)
         # A curve has at least one point, also where the very first loss was not finite, unless its step was left out.
-        has_diverged = self._exploded is not None and (self._losses.steps[-1] > 0 or self.step == 0)
+        has_diverged = self._exploded is not None and (self._collector.steps[-1] > 0 or self.step == 0)
         self.done = self._driver.is_overridden or has_diverged
 
     def _judge(self) -> None:
         """Ask whether the trial should end here."""
-        self.done = self.done or self._checkups.ask(self.curve)
+        self.done = self.done or self._checkups.should_end(self.curve)
 
-    def is_divergence(self, error: Exception) -> bool:
-        """Return whether the sweep has caused an exception; it is then recorded as a loss that is not finite."""
-        if not self._processes.is_divergence(error, self._losses.unfinished) or self.step == 0:
+    def record_divergence(self, error: Exception) -> bool:
+        """Record an exception that the trial has caused as a loss that is not finite; return whether it has."""
+        if not self._processes.is_divergence(error, self._collector.unfinished) or self.step == 0:
             return False
         if self._processes.is_alone:  # others may have another number of losses
             self.fetch_losses()
         if self._exploded is None:
-            self._losses.add_nan(self.step)
-            self._exploded = len(self._losses.losses) - 1
+            self._collector.add_nan(self.step)
+            self._exploded = len(self._collector.losses) - 1
         return True
 
     # ----------------------------------------------------------------------------------------- the result
@@ -170,15 +170,15 @@ class Recorder(pl.Callback):
             MisconfigurationException: The module shows no loss, or not the metric that is monitored.
         """
         module = self._trainer.lightning_module
-        if self.step > 0 and not self._losses.losses and not module.automatic_optimization:
+        if self.step > 0 and not self._collector.losses and not module.automatic_optimization:
             raise MisconfigurationException(
                 f"The test saw no loss: `{type(module).__name__}.training_step` must pass it to `self.manual_backward`"
                 " or return it."
             )
         self._checkups.expect_metric(self.step)
-        losses = self._losses.by_step()
+        losses = self._collector.by_step()
         if self._exploded is not None:
-            last = max(self._losses.steps[self._exploded], 1)
+            last = max(self._collector.steps[self._exploded], 1)
             losses = {step: loss for step, loss in losses.items() if step <= last}
         initial = losses.pop(0, None)
         lrs = [self._driver.lr_before(step) for step in losses]

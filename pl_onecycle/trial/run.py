@@ -33,18 +33,19 @@ def run_trial(
     the lr of step k. A train loader that is shorter starts over; ``max_epochs`` and ``max_steps`` of the Trainer do not
     count.
 
-    The loss of a step is what its gradient is of. With automatic optimization that is the mean over the micro-batches;
-    with manual optimization the sum of what went to ``manual_backward`` since an optimizer last stepped, or, for a
-    module that calls ``backward`` itself, what ``training_step`` returns. With several processes it is the mean over
-    them, and all decide together at every step whether to continue: what stops one of them stops all at the same step.
+    The loss of a step is the one whose gradient the optimizer uses. With automatic optimization that is the mean over
+    the micro-batches; with manual optimization the sum of what went to ``manual_backward`` since an optimizer last
+    stepped, or, for a module that calls ``backward`` itself, what ``training_step`` returns. With several processes it
+    is the mean over them, and all decide together at every step whether to continue: what stops one of them stops all
+    at the same step.
 
     Args:
         run: The optimizer that follows the policy, in a Trainer whose train loader is set up.
         policy: Learning rate, and momentum if not None, of each step.
-        early_stop_threshold: When the sweep has diverged, see `first_explosion`; None never stops early
-            but at a loss that is not finite.
+        early_stop_threshold: When the trial has diverged, see `first_explosion`; None stops early only at a loss that
+            is not finite.
         on_step: Called with the number of steps done and the last known loss.
-        prepare: Called with the optimizer before the first step, to write what is on trial into its groups.
+        prepare: Called with the optimizer before the first step, to write the candidate into its groups.
         checkups: When to validate, and to ask whether to end the trial.
 
     Returns:
@@ -64,7 +65,7 @@ def run_trial(
             _train(run.trainer, loop, recorder)
             recorder.fetch_losses()
         except Exception as error:
-            if recorder.is_divergence(error):
+            if recorder.record_divergence(error):
                 rank_zero_warn(f"A trial has diverged and ended in {type(error).__name__}: {error}")
             elif isinstance(error, StopIteration):  # would end the user's fit without a word
                 raise RuntimeError("A hook of the module raised StopIteration in a trial.") from error
@@ -74,7 +75,7 @@ def run_trial(
 
 
 def _train(trainer: pl.Trainer, loop: _FitLoop, recorder: Recorder) -> None:
-    """Train until the recorder has enough, or an epoch brought it no step."""
+    """Train until the recorder has enough, or an epoch ends without a step."""
     # One long epoch: hooks that count epochs must not run past the end of the user's.
     loop.on_advance_start()
     before = -1

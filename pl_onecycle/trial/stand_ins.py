@@ -30,7 +30,7 @@ from pl_onecycle.trial.batches import TakenFirst, Tape, copied, tape_of
 
 
 # -------------------------------------------------------------------------------------------------- loops
-def fresh_loop(trainer: pl.Trainer, is_validation_due: Callable[[], bool] | None = None) -> _FitLoop:
+def trial_loop(trainer: pl.Trainer, is_validation_due: Callable[[], bool] | None = None) -> _FitLoop:
     """Return a fit loop over the same loaders, from their start, that continues the counts of the user's."""
     users = trainer.fit_loop
     loop = _FitLoop(trainer, min_epochs=0, max_epochs=users.max_epochs)
@@ -52,7 +52,7 @@ def fresh_loop(trainer: pl.Trainer, is_validation_due: Callable[[], bool] | None
     return loop
 
 
-def new_fit_loop(trainer: pl.Trainer) -> _FitLoop:
+def unused_loop(trainer: pl.Trainer) -> _FitLoop:
     """Return a fit loop as in a new Trainer, with the limits of the user's."""
     users = trainer.fit_loop
     loop = _FitLoop(trainer, min_epochs=users.min_epochs, max_epochs=users.max_epochs)

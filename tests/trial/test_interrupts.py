@@ -1,4 +1,4 @@
-"""`Signals`: Ctrl-C and SIGTERM pass at once, and wait while code must not be interrupted."""
+"""`Interrupts`: Ctrl-C and SIGTERM pass at once, and wait while code must not be interrupted."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 
-from pl_onecycle.trial.interrupts import Signals
+from pl_onecycle.trial.interrupts import Interrupts
 
 BOTH = (signal.SIGINT, signal.SIGTERM)
 
@@ -24,15 +24,15 @@ def handled() -> Iterator[list[int]]:
 
 @pytest.mark.parametrize("number", BOTH)
 def test_a_signal_passes_at_once(number: signal.Signals, handled: list[int]) -> None:
-    with Signals():
+    with Interrupts():
         signal.raise_signal(number)
         assert handled == [number]
     assert handled == [number]
 
 
 def test_the_first_signal_that_waited_is_handled_once_at_the_end(handled: list[int]) -> None:
-    with Signals() as signals:
-        signals.wait = True
+    with Interrupts() as interrupts:
+        interrupts.hold = True
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
             signal.raise_signal(number)
         assert handled == []
@@ -42,7 +42,7 @@ def test_the_first_signal_that_waited_is_handled_once_at_the_end(handled: list[i
 def test_the_handlers_of_the_user_are_restored_also_after_an_exception(handled: list[int]) -> None:
     users = [signal.getsignal(number) for number in BOTH]
     inside = []
-    with suppress(KeyError), Signals():
+    with suppress(KeyError), Interrupts():
         inside = [signal.getsignal(number) for number in BOTH]
         raise KeyError
     assert set(inside).isdisjoint(users)
@@ -51,9 +51,9 @@ def test_the_handlers_of_the_user_are_restored_also_after_an_exception(handled: 
 
 def test_an_ignored_signal_stays_ignored(handled: list[int]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Signals() as signals:
+    with Interrupts() as interrupts:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        signals.wait = True
+        interrupts.hold = True
         signal.raise_signal(signal.SIGINT)
     assert handled == []
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -63,7 +63,7 @@ def test_another_thread_leaves_the_handlers_alone(handled: list[int]) -> None:
     users, inside = [signal.getsignal(number) for number in BOTH], list[object]()
 
     def enter() -> None:
-        with Signals():
+        with Interrupts():
             inside.extend(signal.getsignal(number) for number in BOTH)
 
     thread = threading.Thread(target=enter)

@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import CSVLogger
 
-from pl_onecycle.trial.stand_ins import Validation, fresh_loop, muted, new_fit_loop
+from pl_onecycle.trial.stand_ins import Validation, muted, trial_loop, unused_loop
 from tests.fits import SmallNet, data, trainer
 from tests.trial.made import in_fit
 
@@ -35,7 +35,7 @@ def counts(loop: Any) -> list[Any]:
 
 def test_a_fresh_loop_continues_the_counts_without_touching_those_of_the_user() -> None:
     def compare(trainer: pl.Trainer) -> None:
-        users, loop = trainer.fit_loop, fresh_loop(trainer)
+        users, loop = trainer.fit_loop, trial_loop(trainer)
         before = counts(users)
         assert trainer.global_step == 8
         assert counts(loop) == before
@@ -54,7 +54,7 @@ def test_a_new_fit_loop_has_the_limits_of_the_user_and_counts_nothing() -> None:
     limits: dict[str, Any] = {"min_epochs": 1, "max_epochs": 3, "min_steps": 2, "max_steps": 5}
 
     def compare(fitting: pl.Trainer) -> None:
-        loop = new_fit_loop(fitting)
+        loop = unused_loop(fitting)
         assert counts(loop) == counts(trainer(**limits).fit_loop)
         assert [loop.min_epochs, loop.max_epochs, loop.epoch_loop.min_steps, loop.epoch_loop.max_steps] == [1, 3, 2, 5]
 
@@ -68,7 +68,7 @@ class Validated(SmallNet):
 
 def batches_of(trainer: pl.Trainer, count: int) -> list[list[list[Any]]]:
     """What two validations of a trial are given, where the first writes into its batches; by loader."""
-    validation, loop = Validation(trainer, count), fresh_loop(trainer)
+    validation, loop = Validation(trainer, count), trial_loop(trainer)
     validation.set_up(trainer, loop)
     given = []
     for _ in range(2):
