@@ -65,7 +65,9 @@ class WeightDecayProbe(Probe):
             or no learning rate is known.
 
     Example:
-        >>> trainer = pl.Trainer(callbacks=[WeightDecayProbe((1e-3, 1e-4))], logger=False, enable_progress_bar=False)
+        >>> probe = WeightDecayProbe((1e-3, 1e-4))  # for Trainer(callbacks=[LRRangeTest(), probe])
+        >>> probe.num_steps, probe.mode
+        (100, 'rise')
 
     References:
         arXiv:1803.09820, section 4.4. Differs: Smith compares by eye the validation and training loss of
