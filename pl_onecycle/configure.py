@@ -61,8 +61,13 @@ def configure_one_cycle(
     expect_module(module, wanted)
     if total_steps is None:
         total_steps = _trainer_steps(module)
-    asked: Any = {"preset": preset, **arguments, **settings_of(module).policy_arguments}
-    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, only_real_steps=True, **asked)
+    settings = settings_of(module).policy_arguments
+    # Alone, it may lie below the smallest momentum of the cycle, which then is lowered.
+    max_momentum = settings.pop("max_momentum", None) if "base_momentum" not in settings else None
+    requested: Any = {"preset": preset, **arguments, **settings}
+    scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, only_real_steps=True, **requested)
+    if max_momentum is not None:
+        scheduler.set_max_momentum(max_momentum)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 
 

@@ -4,7 +4,7 @@ It decides when a search runs in a fit and how the next fit uses its result, and
 search follows: search -> apply -> save -> log. Subclasses say what is tried and how the value is used.
 """
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -20,7 +20,7 @@ from pl_onecycle.run_optimizer import RunOptimizer
 Found = TypeVar("Found", Suggestion, Choice)
 
 
-class Finder(pl.Callback, Generic[Found]):
+class Finder(pl.Callback, Generic[Found], ABC):
     """Find a value at the start of a fit, and again at milestones, and train with it.
 
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
@@ -78,8 +78,13 @@ class Finder(pl.Callback, Generic[Found]):
 
     @property
     def why(self) -> str:
-        """After a run, the reason for the suggestion, or the reason why there is none."""
-        assert self.answer is not None
+        """After a run, the reason for the suggestion, or the reason why there is none.
+
+        Raises:
+            RuntimeError: There was no run.
+        """
+        if self.answer is None:
+            raise RuntimeError(f"There is no result: this {type(self).__name__} has not run yet.")
         return self.answer.reason
 
     # --------------------------------------------------------------------------- what each subclass says
@@ -245,15 +250,16 @@ class Finder(pl.Callback, Generic[Found]):
 
     def _load_answer(self, kind: type[Found], state: dict[str, Any]) -> None:
         """Restore what was found, of type ``kind``, and in which epoch."""
-        found, reason = state.get("suggestion"), state.get("refusal")
-        self.answer = None if reason is None else Refusal(reason)
+        found, self._search_epoch = state.get("suggestion"), state.get("epoch")
+        self.answer = None
         if found is not None:
             self.answer = kind(**found)
-        self._search_epoch = state.get("epoch")
+        elif self._search_epoch is not None:  # a checkpoint from before version 0.1 has no reason
+            self.answer = Refusal(state.get("refusal") or "its checkpoint does not say why")
         self._is_resumed = True
 
 
-class RunsFinders(pl.Callback):
+class RunsFinders(pl.Callback, ABC):
     """A callback that runs finders which are no callbacks of the Trainer."""
 
     @property

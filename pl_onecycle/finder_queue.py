@@ -4,11 +4,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from typing_extensions import override
-
 from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
-from pl_onecycle.finder import Finder, RunsFinders
+from pl_onecycle.finder import Finder
 from pl_onecycle.momentum_probe import MomentumProbe
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
@@ -28,7 +26,10 @@ def finders_to_run(
     }
     found = {name: finder for name, finder in finders.items() if finder is not None}
     if len({finder.optimizer for finder in found.values()}) > 1:
-        raise ValueError("Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer.")
+        raise ValueError(
+            "Expected `lr_range_test` and `weight_decay_probe` to be for the same optimizer, as well as any"
+            " `MomentumProbe` of the Trainer."
+        )
     return found
 
 
@@ -56,8 +57,8 @@ def _callback(trainer: pl.Trainer, kind: type[AnyFinder]) -> AnyFinder | None:
     return next((callback for callback in callbacks if isinstance(callback, kind)), None)
 
 
-class FinderQueue(RunsFinders):
-    """Runs finders one after the other at the first epoch of a fit.
+class FinderQueue:
+    """Finders that run one after the other.
 
     Args:
         finders: By their name in files, in their order.
@@ -69,7 +70,6 @@ class FinderQueue(RunsFinders):
         self._again = _copy_of(self._named.get("lr_range_test")) if again else None
 
     @property
-    @override
     def finders(self) -> list[Finder[Any]]:
         """The finders in their order."""
         return [*self._named.values()]
@@ -79,8 +79,8 @@ class FinderQueue(RunsFinders):
         """The finders that have run, by their name in files."""
         return {name: finder for name, finder in self._named.items() if finder.before is not None}
 
-    @override
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def run(self, trainer: pl.Trainer) -> None:
+        """Run the finders, within ``fit``."""
         for finder in self.finders:
             finder.check(trainer)
         for finder in self.finders:

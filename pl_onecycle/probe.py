@@ -264,7 +264,7 @@ class Probe(Finder[Choice]):
             self.title,
             name,
             facts={**self.facts(), "changed": changed, "curves": plain},
-            tables={"curves.csv": curves_table(curves)},
+            tables={"curves.csv": partial(curves_table, curves)},
             figures={name: self.plot},
             candidates=curves,
         )

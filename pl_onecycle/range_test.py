@@ -356,7 +356,7 @@ class LRRangeTest(Finder[Suggestion]):
             self.title,
             name,
             facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
-            tables={"curve.csv": curve_table(self.curve)},
+            tables={"curve.csv": partial(curve_table, self.curve)},
             figures={name: partial(self.plot, planned=None if cycle is None else cycle.policy)},
             sweeps={"": self.curve},
         )

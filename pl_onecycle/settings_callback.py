@@ -64,6 +64,8 @@ class OneCycleSettings(pl.Callback):
         expect_integer("optimizer", optimizer, minimum=0)
         is_name = tuned_for is None or isinstance(tuned_for, str)
         expect(is_name, "tuned_for", "the name of a class", tuned_for, TypeError)
+        for name in arguments.keys() - PolicyArguments.__annotations__.keys():
+            raise TypeError(f"OneCycleSettings got an unexpected keyword argument {name!r}")
         self.max_lr = max_lr
         self.weight_decay = weight_decay
         self.preset = preset
@@ -74,7 +76,7 @@ class OneCycleSettings(pl.Callback):
         # Checks each argument against defaults that leave it room, because the module may set others.
         own = preset or ("exp_decay" if {*self.policy_arguments} & {*_OF_EXP_DECAY} else "smith")
         room = {"pct_annihilation": 0.0, "base_momentum": 0.0, "max_momentum": 0.9999, "preset": own}
-        from_preset(max_lr=1.0, total_steps=100, **{**room, **arguments, **self.policy_arguments})
+        from_preset(max_lr=1.0, total_steps=100, **{**room, **self.policy_arguments})
 
     @property
     def policy_arguments(self) -> dict[str, Any]:
@@ -102,7 +104,8 @@ class OneCycleSettings(pl.Callback):
             changed = run.use_weight_decay(self.weight_decay)
             parts.append(f"weight_decay {self.weight_decay:.3g} in {', '.join(changed)}")
         momentum, cycle = self.policy_arguments.get("max_momentum"), run.one_cycle
-        if momentum is not None and (cycle is None or cycle.policy.max_momentum != momentum):
+        is_cycled = cycle is not None and cycle.policy.cycle_momentum and cycle.policy.max_momentum == momentum
+        if momentum is not None and not is_cycled:
             run.use_momentum(momentum)
         parts += [f"{name} {value}" for name, value in self.policy_arguments.items()]
         rank_zero_info(f"One-cycle settings: {'; '.join(parts)}.")

@@ -16,7 +16,7 @@ from typing_extensions import override
 from pl_onecycle._lightning import MisconfigurationException, Tuner, expect_trainer, pl
 from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect, expect_bool, expect_integer
-from pl_onecycle.finder import Finder
+from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
@@ -135,6 +135,22 @@ class OneCycleTrainer(_CanTune, pl.Trainer):
 
 
 # -------------------------------------------------------------------------------------------- what runs
+class _RunQueue(RunsFinders):
+    """Runs a queue of finders at the first epoch of a fit."""
+
+    def __init__(self, queue: FinderQueue) -> None:
+        self._queue = queue
+
+    @property
+    @override
+    def finders(self) -> list[Finder[Any]]:
+        return self._queue.finders
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._queue.run(trainer)
+
+
 @dataclass(frozen=True)
 class _Fit:
     """The fit that tuning begins and never trains."""
@@ -163,7 +179,7 @@ class _Fit:
             MisconfigurationException: The fit has no step.
         """
         data, model = [self.train_dataloaders, self.val_dataloaders, self.datamodule], self.model
-        with rehearsed(self.trainer, model, data, [*self.others, queue]):
+        with rehearsed(self.trainer, model, data, [*self.others, _RunQueue(queue)]):
             if batch_size is not None:
                 set_attributes(model, BATCH_NAMES, batch_size)
                 set_attributes(self.datamodule, BATCH_NAMES, batch_size)
@@ -240,8 +256,8 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     tests = {name: finder for name, finder in ran.items() if isinstance(finder, LRRangeTest)}
     probes = {name: finder for name, finder in ran.items() if isinstance(finder, Probe)}
     sweeps = {name: test.curve for name, test in tests.items() if test.curve is not None}
-    tables = {f"{name}.csv": curve_table(curve) for name, curve in sweeps.items()}
-    tables |= {f"{name}.csv": curves_table(probe.labelled()) for name, probe in probes.items()}
+    tables = {f"{name}.csv": partial(curve_table, curve) for name, curve in sweeps.items()}
+    tables |= {f"{name}.csv": partial(curves_table, probe.labelled()) for name, probe in probes.items()}
     found = {"config": result.config(), "before": dict(result.before), "reasons": dict(result.reasons)}
     text = f"# Values for {result.tuned_for}, to be used by: fit -c ... -c tuned.yaml\n"
     report = Report(

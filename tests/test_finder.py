@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle
+from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, WeightDecayProbe, configure_one_cycle
 from tests.fits import AllLRs, Fixed, LRs, Momentum, SmallNet, TwoNets, data, line, same, trainer, weights_of
 from tests.probes import PROBES, Net, OneCycle, Wanting, decay_probe, fit, momentum_probe
 from tests.range_test.made import SCHEDULES, Results, Valley, fit_unchanged, in_valleys, with_milestones
@@ -333,3 +333,21 @@ def test_the_found_decay_is_in_the_trials_of_the_momentum_probe() -> None:
 
     fit(momentum_probe(), Seen(), decay_probe(0.5))
     assert seen == {0.5}
+
+
+@pytest.mark.parametrize("finder", [LRRangeTest, WeightDecayProbe])
+def test_before_a_run_there_is_no_reason_to_ask_for(finder: Any) -> None:
+    with pytest.raises(RuntimeError, match=f"There is no result: this {finder.__name__} has not run yet"):
+        _ = finder().why
+
+
+@pytest.mark.parametrize("finders", [None, 5, [LRRangeTest(num_steps=10)]], ids=["None", "a number", "a test"])
+def test_an_attribute_of_the_users_callback_with_the_name_of_ours_runs_nothing(finders: Any) -> None:
+    class Users(pl.Callback):
+        def __init__(self) -> None:
+            self.finders = finders
+
+    test = LRRangeTest(num_steps=20, report=False)
+    trainer([Users(), test]).fit(SmallNet(), data())
+    assert test.curve is not None
+    assert not isinstance(finders, list) or finders[0].curve is None

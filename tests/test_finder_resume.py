@@ -344,3 +344,13 @@ def test_a_test_that_only_the_resumed_run_has_runs_at_its_milestone(tmp_path: Pa
     before, new = OneCyclePolicy(0.01, 24), OneCyclePolicy(test.suggestion.lr, 8)
     expected = [before.lr(step) for step in range(8, 16)] + [new.lr(step) for step in range(8)]
     assert [lr for [lr] in lrs.lr] == expected
+
+
+@pytest.mark.parametrize("finder", [LRRangeTest, WeightDecayProbe])
+def test_a_checkpoint_without_a_reason_loads_and_says_so(finder: Callable[[], Any]) -> None:
+    callback = finder()
+    state = callback.state_dict() | {"epoch": 0}
+    del state["refusal"]  # as in checkpoints from before it was saved
+    callback.load_state_dict(state)
+    assert callback.suggestion is None
+    assert callback.why == callback.facts()["refusal"] == "its checkpoint does not say why"

@@ -328,3 +328,51 @@ def test_other_stages_are_left_alone(stage: str) -> None:
     model = Net()
     getattr(trainer([OneCycleSettings(max_lr=0.1, tuned_for="Other")]), stage)(model, data(), verbose=False)
     assert model.lr == 0.01
+
+
+# --------------------------------------------------------------------------------------------- robustness
+@pytest.mark.parametrize(
+    "arguments",
+    [{"max_momentum": 0.8, "base_momentum": None}, {"pct_start": 0.95, "pct_annihilation": None}, {"pct_start": None}],
+    ids=["max_momentum", "pct_start", "all None"],
+)
+def test_an_argument_of_none_is_one_that_is_not_given(arguments: dict[str, Any]) -> None:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    assert OneCycleSettings(**arguments).policy_arguments == OneCycleSettings(**given).policy_arguments == given
+
+
+@pytest.mark.parametrize("name", ["decay", "total_steps", "pct_anihilation"])
+@pytest.mark.parametrize("value", [None, 0.5])
+def test_an_unknown_argument_is_an_error_whatever_its_value(name: str, value: float | None) -> None:
+    with pytest.raises(TypeError, match=f"OneCycleSettings got an unexpected keyword argument '{name}'"):
+        OneCycleSettings(**{name: value})  # type: ignore[arg-type]
+
+
+def test_a_largest_momentum_below_the_smallest_of_the_cycle_lowers_that() -> None:
+    lrs, its = fit(Cycled(), OneCycleSettings(max_momentum=0.5))
+    assert [momentum for [momentum] in lrs.momentum] == [0.5] * 16
+    policy = its.lr_scheduler_configs[0].scheduler.policy  # type: ignore[union-attr]
+    assert (policy.base_momentum, policy.max_momentum, policy.div_factor) == (0.5, 0.5, 5.0)
+
+
+class Plain(SmallNet):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+
+
+class Constant(Plain):
+    def configure_optimizers(self) -> Any:
+        return configure_one_cycle(self, super().configure_optimizers(), cycle_momentum=False)
+
+
+@pytest.mark.parametrize("model", [Plain, Constant])
+def test_where_no_momentum_is_cycled_the_largest_is_the_constant_one(model: type[SmallNet]) -> None:
+    lrs, _ = fit(model(), OneCycleSettings(max_momentum=0.97))
+    assert [momentum for [momentum] in lrs.momentum] == [0.97] * 16
+
+
+def test_a_schedule_that_is_not_there_is_an_error_and_a_momentum_without_one_is_not() -> None:
+    with pytest.raises(MisconfigurationException, match=r"settings \['max_momentum', 'pct_start'\] have no schedule"):
+        fit(SmallNet(), OneCycleSettings(max_momentum=0.97, pct_start=0.2))
+    with pytest.raises(MisconfigurationException, match=r"settings \['max_momentum'\] have no schedule"):
+        fit(SmallNet(), OneCycleSettings(max_momentum=0.97))  # SGD without momentum

@@ -25,7 +25,7 @@ class Report:
         title: Whose result it is, for people.
         name: Name of the directory, and the first part of the names of logger curves.
         facts: Content of ``result.json`` besides the versions.
-        tables: Rows by the name of their CSV file, the first row with the names of the columns.
+        tables: Functions that return rows, by the name of their CSV file; the first row names the columns.
         figures: Functions that draw, by the name of the picture.
         texts: Contents of further files by their name.
         sweeps: Curves for loggers, by their name below ``name``; ``""`` for `name` itself.
@@ -35,7 +35,7 @@ class Report:
     title: str
     name: str
     facts: Mapping[str, Any]
-    tables: Mapping[str, Table]
+    tables: Mapping[str, Callable[[], Table]]
     figures: Mapping[str, Callable[[], Figure]]
     texts: Mapping[str, str] = field(default_factory=dict)
     sweeps: Mapping[str, LossCurve] = field(default_factory=dict)
@@ -73,7 +73,8 @@ def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
     try:
         with suppress(ModuleNotFoundError):  # without matplotlib
             pictures = {name: draw() for name, draw in report.figures.items()}
-        folder = write_folder(root, report.name, report.facts, report.tables, pictures, report.texts)
+        tables = {name: rows() for name, rows in report.tables.items()}
+        folder = write_folder(root, report.name, report.facts, tables, pictures, report.texts)
         tag = folder.rpartition("/")[2]
         for name, curve in report.sweeps.items():
             log_sweep(loggers, f"{tag}/{name}".rstrip("/"), curve)

@@ -57,7 +57,7 @@ def sweep_report(measured: LossCurve, suggestion: Suggestion | None = None, **fa
         "LR range test",
         NAME,
         facts={**facts, "curve": measured.to_dict()},
-        tables={"curve.csv": curve_table(measured)},
+        tables={"curve.csv": partial(curve_table, measured)},
         figures={NAME: partial(draw_range_test, SweepPicture(measured, suggestion))},
         sweeps={"": measured},
     )
@@ -69,7 +69,7 @@ def probe_report(curves: Mapping[str, LossCurve], chosen: str | None = None, **f
         "Probe",
         "probe",
         facts={**facts, "curves": {series: measured.to_dict() for series, measured in curves.items()}},
-        tables={"curves.csv": curves_table(curves)},
+        tables={"curves.csv": partial(curves_table, curves)},
         figures={"probe": partial(draw_probe, ProbePicture("Probe", curves, chosen, over_lr=True))},
         candidates=curves,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pl_onecycle import MomentumProbe, OneCyclePolicy, TuneResult
+from pl_onecycle import MomentumProbe, OneCyclePolicy, OneCycleSettings, TuneResult
 from tests.fits import LRs, data, trainer
 from tests.tuner.made import ALLOWED, Cycled, Scheduled, tune
 
@@ -75,3 +75,18 @@ def test_without_a_momentum_probe_there_is_no_momentum_to_apply() -> None:
     result = tune()
     assert result.max_momentum is None
     assert "max_momentum" not in {**result.reasons, **result.before, **result.config()["one_cycle"]}
+
+
+def test_a_momentum_below_the_smallest_of_the_cycle_reaches_a_run_by_both_ways(tmp_path: Path) -> None:
+    probe = MomentumProbe((0.5,), 10, val_batches=1)
+    result = tune(Cycled(), on=trainer([probe], tmp_path))
+    assert result.max_momentum is not None
+    assert result.max_momentum == 0.5
+    momenta = []
+    for settings in ([], [OneCycleSettings(**result.config()["one_cycle"])]):
+        model, lrs = Cycled(), LRs()
+        if not settings:
+            result.apply(model)
+        trainer([*settings, lrs]).fit(model, data())
+        momenta.append(lrs.momentum)
+    assert momenta[0] == momenta[1] == [[0.5]] * 16
