@@ -86,14 +86,14 @@ def expect_trainer(trainer: Any) -> None:
     _expect(trainer, pl.Trainer, "trainer", "a Trainer")
 
 
-def expect_module(module: Any, wanted: str) -> None:
+def expect_module(module: Any, wanted: str, name: str = "module") -> None:
     """Require a LightningModule of the Lightning that the package uses.
 
     Raises:
         MisconfigurationException: It is a LightningModule of the other one.
         TypeError: It is no LightningModule.
     """
-    _expect(module, pl.LightningModule, "module", wanted)
+    _expect(module, pl.LightningModule, name, wanted)
 
 
 def _expect(thing: Any, kind: type, name: str, wanted: str) -> None:

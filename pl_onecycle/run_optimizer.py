@@ -32,7 +32,8 @@ class RunOptimizer:
         usable = [it for it in trainer.optimizers if it.param_groups]  # Lightning's stand-in has none
         if index >= len(usable):
             name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
-            raise MisconfigurationException(f"There is no optimizer with index {index}: {name} returned {len(usable)}.")
+            number = f"{len(usable)} optimizer{'' if len(usable) == 1 else 's'}"
+            raise MisconfigurationException(f"There is no optimizer with index {index}: {name} returned {number}.")
         self.trainer = trainer
         self.optimizer: Optimizer = trainer.optimizers[index]
         check_lrs(self.optimizer, MisconfigurationException)

@@ -13,9 +13,9 @@ import rich
 import yaml
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, Tuner, expect_trainer, pl
+from pl_onecycle._lightning import MisconfigurationException, Tuner, expect_module, expect_trainer, pl
 from pl_onecycle.apply import set_attributes
-from pl_onecycle.checks import expect, expect_bool, expect_integer
+from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.probe import Probe
@@ -26,7 +26,7 @@ from pl_onecycle.tune_result import BATCH_NAMES, TuneResult, plain
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 
-class _CanTune:
+class Tunes:
     """The method `tune`, for whatever has a Trainer."""
 
     @property
@@ -81,8 +81,7 @@ class _CanTune:
         if isinstance(train_dataloaders, pl.LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         fit = _Fit(self._trainer_to_use, model, train_dataloaders, val_dataloaders, datamodule)
-        wanted = type(fit.model).__name__
-        expect(isinstance(fit.model, pl.LightningModule), "model", "a LightningModule", wanted, TypeError)
+        expect_module(fit.model, "a LightningModule", "model")
         queue = FinderQueue(finders_to_run(fit.trainer, lr_range_test, weight_decay_probe), again)
         if not queue.finders and not batch_size:
             raise ValueError("There is nothing to tune: range test, probe and batch size are all disabled.")
@@ -98,7 +97,7 @@ class _CanTune:
         return result
 
 
-class OneCycleTuner(_CanTune):
+class OneCycleTuner(Tunes):
     """Run Smith's recipe for a model, with any Trainer.
 
     Args:
@@ -121,7 +120,7 @@ class OneCycleTuner(_CanTune):
         return self.trainer
 
 
-class OneCycleTrainer(_CanTune, pl.Trainer):
+class OneCycleTrainer(Tunes, pl.Trainer):
     """A Lightning Trainer that can also `tune`.
 
     Example:

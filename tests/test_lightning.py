@@ -79,9 +79,11 @@ def test_a_trainer_of_the_other_name_gets_one_sentence_with_both_ways_out() -> N
         assert str(error.value) == sentence
 
 
-def test_a_module_of_the_other_name_gets_the_sentence_from_the_helper() -> None:
-    with pytest.raises(Exception, match="This LightningModule is one of"):
-        configure_one_cycle(other_of("LightningModule"), None)  # type: ignore[arg-type]
+def test_a_module_of_the_other_name_gets_the_sentence_from_the_helper_and_from_tune() -> None:
+    quiet = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu")
+    for use in (lambda module: configure_one_cycle(module, None), OneCycleTuner(quiet).tune):  # type: ignore[arg-type]
+        with pytest.raises(Exception, match="This LightningModule is one of"):
+            use(other_of("LightningModule"))
 
 
 def test_what_is_of_neither_name_gets_the_usual_sentence() -> None:

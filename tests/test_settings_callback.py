@@ -281,7 +281,7 @@ def test_arguments_of_a_policy_need_a_one_cycle_schedule() -> None:
 
 
 def test_a_missing_optimizer_is_an_error() -> None:
-    said = r"^There is no optimizer with index 1: `Cycled\.configure_optimizers` returned 1\.$"
+    said = r"^There is no optimizer with index 1: `Cycled\.configure_optimizers` returned 1 optimizer\.$"
     with pytest.raises(MisconfigurationException, match=said):
         fit(Cycled(), OneCycleSettings(max_lr=0.1, optimizer=1))
 

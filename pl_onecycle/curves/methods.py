@@ -34,7 +34,7 @@ def _trough(curve: LossCurve) -> tuple[float, str]:
     above = np.flatnonzero(smooth[lowest:] > level)
     right = _crossing(decades, smooth, level, lowest + int(above[0])) if len(above) else float(decades[-1])
     is_cut, right = right > left + TROUGH_DECADES, min(right, left + TROUGH_DECADES)
-    trough = f"from {10**left:.3g} to {10**right:.3g}{', cut there' if is_cut else ''}"
+    trough = f"from {10**left:.3g} to {10**right:.3g}{f', at most {TROUGH_DECADES:g} decades' if is_cut else ''}"
     return 10 ** (
         (left + right) / 2
     ), f"the middle of the trough {trough}, where {TROUGH_SHARE:.0%} of the fall has happened"

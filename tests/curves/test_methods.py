@@ -210,7 +210,9 @@ def test_a_suggestion_names_its_method_and_a_landmark_of_the_curve(method: Metho
     assert suggestion.method == method
     landmarks = {
         # 85 % down where exp(-3 (x + 2.5)) = 15 / 85, about -1.92 or 0.012 but for the smoothing, and 1.25 decades on.
-        "trough": "the middle of the trough from 0.0115 to 0.205, cut there, where 85% of the fall has happened",
+        "trough": (
+            "the middle of the trough from 0.0115 to 0.205, at most 1.25 decades, where 85% of the fall has happened"
+        ),
         "smith": "one order of magnitude below 0.0955, where the smoothed loss is lowest",
         "minimum": "one order of magnitude below 0.0955, where the raw loss is lowest",
         "steepest": "where the smoothed loss falls fastest over log lr",

@@ -102,7 +102,7 @@ class Keyless(torch.optim.Optimizer):
 @pytest.mark.parametrize(
     ("optimizers", "match"),
     [
-        pytest.param(lambda module: None, "returned 0", id="none"),
+        pytest.param(lambda module: None, "returned 0 optimizers", id="none"),
         pytest.param(lambda module: Keyless(module.parameters()), "finite numeric `lr`", id="no lr key"),
     ],
 )
@@ -121,6 +121,6 @@ def test_a_module_without_a_usable_optimizer_raises_and_is_restored(optimizers: 
 
 @pytest.mark.parametrize("index", [2, 5])
 def test_an_index_beyond_the_optimizers_raises(index: int) -> None:
-    match = rf"^There is no optimizer with index {index}: `ByHand\.configure_optimizers` returned 2\.$"
+    match = rf"^There is no optimizer with index {index}: `ByHand\.configure_optimizers` returned 2 optimizers\.$"
     with pytest.raises(MisconfigurationException, match=match):
         curve_of(ByHand(lambda batch: [0, 1]), SWEEP, optimizer=index)
