@@ -171,8 +171,8 @@ def test_of_two_optimizers_only_the_asked_one_and_no_attribute_changes(index: in
 
 
 # --------------------------------------------------------------------------------------------- errors
-@pytest.mark.parametrize(("module", "index", "number"), [(Momentum, 1, 1), (TwoNets, 2, 2)])
-def test_an_index_without_an_optimizer_is_an_error(module: type[pl.LightningModule], index: int, number: int) -> None:
+@pytest.mark.parametrize(("module", "index", "number"), [(Momentum, 1, "1 optimizer"), (TwoNets, 2, "2 optimizers")])
+def test_an_index_without_an_optimizer_is_an_error(module: type[pl.LightningModule], index: int, number: str) -> None:
     name = module.__name__
     said = rf"^There is no optimizer with index {index}: `{name}\.configure_optimizers` returned {number}\.$"
     with pytest.raises(MisconfigurationException, match=said):
