@@ -38,7 +38,7 @@ DISTRIBUTION = NAME.replace("_", "-")  # of which the version is reported
 
 if TYPE_CHECKING or NAME == "lightning":
     import lightning.pytorch as pl
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler, RichProgressBar, TQDMProgressBar
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler, RichProgressBar, Timer, TQDMProgressBar
     from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
     from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -57,7 +57,7 @@ if TYPE_CHECKING or NAME == "lightning":
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 else:
     import pytorch_lightning as pl
-    from pytorch_lightning.callbacks import GradientAccumulationScheduler, RichProgressBar, TQDMProgressBar
+    from pytorch_lightning.callbacks import GradientAccumulationScheduler, RichProgressBar, Timer, TQDMProgressBar
     from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback
     from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger

@@ -8,15 +8,18 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from pl_onecycle._lightning import (
-    GradientAccumulationScheduler,
     MisconfigurationException,
     OptimizerLRSchedulerConfig,
     expect_module,
     pl,
 )
 from pl_onecycle.policy import PolicyArguments, Preset
+from pl_onecycle.run_length import FollowsRun, steps_left, timer_of
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.settings_callback import settings_of
+
+# Planned where only the clock ends the run, until the pace has been measured.
+UNMEASURED_STEPS = 1000
 
 
 def configure_one_cycle(
@@ -31,8 +34,10 @@ def configure_one_cycle(
     """Return the value for ``configure_optimizers``: ``optimizer`` with a one-cycle schedule, stepped every step.
 
     ``max_lr`` is each group's own lr until an `LRRangeTest` finds a better one; ratios between groups stay. The
-    schedule is as long as the run, in optimizer steps, which the Trainer knows: epochs, ``max_steps``,
-    ``limit_train_batches``, accumulation and devices all count. Only lr and momentum of ``optimizer`` change.
+    schedule is as long as the run, in optimizer steps, which the Trainer knows: epochs, ``max_steps``, ``max_time``,
+    ``limit_train_batches``, accumulation and devices all count. It follows the run: if its length changes while it
+    runs, or an optimizer that is stepped by hand has another pace, the rest is replanned without a jump. Only lr and
+    momentum of ``optimizer`` change.
     `OneCycleSettings` of the Trainer, e.g. from a command line, override the arguments given here.
 
     Args:
@@ -59,6 +64,7 @@ def configure_one_cycle(
     """
     wanted = "the LightningModule whose `configure_optimizers` calls this function"
     expect_module(module, wanted)
+    follows_run = total_steps is None
     if total_steps is None:
         total_steps = _trainer_steps(module)
     settings = settings_of(module).policy_arguments
@@ -66,6 +72,8 @@ def configure_one_cycle(
     max_momentum = settings.pop("max_momentum", None) if "base_momentum" not in settings else None
     requested: Any = {"preset": preset, **arguments, **settings}
     scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, only_real_steps=True, **requested)
+    if follows_run:
+        _follow(scheduler, module.trainer)
     if max_momentum is not None:
         scheduler.set_max_momentum(max_momentum)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
@@ -80,8 +88,8 @@ def _trainer_steps(module: pl.LightningModule) -> int:
         raise MisconfigurationException(
             f"The one-cycle schedule takes its length from the Trainer, but the module has none yet: {way_out}."
         ) from error
-    steps = _estimated_steps(trainer)
-    if steps == math.inf or steps < 0:  # an endless run; Lightning returns -1 for a loader without length
+    steps = _steps_to_plan(trainer)
+    if steps == math.inf or steps < 0:  # an endless run; Lightning's -1 stands for a loader without length
         raise MisconfigurationException(
             "The one-cycle schedule needs the length of the run, but this run is endless or its train loader"
             f" has no length: set `Trainer(max_steps=...)` or {way_out}."
@@ -94,15 +102,20 @@ def _trainer_steps(module: pl.LightningModule) -> int:
     return int(steps)
 
 
-def _estimated_steps(trainer: pl.Trainer) -> float:
-    """Return Lightning's estimate, corrected if a callback changes the accumulation during the run."""
-    if trainer.limit_train_batches == 0:  # Lightning then loads no data and reports an unknown length
+def _steps_to_plan(trainer: pl.Trainer) -> float:
+    """Return the optimizer steps of the run, or those that are left of one that has begun."""
+    if trainer.limit_train_batches == 0:  # Lightning sets up no data then and calls the length unknown
         return 0
-    steps = trainer.estimated_stepping_batches
+    estimated = trainer.estimated_stepping_batches  # sets up the data
+    is_finite = math.isfinite(trainer.num_training_batches) or trainer.max_steps != -1
+    steps = steps_left(trainer) if is_finite and trainer.ckpt_path is None else estimated
+    is_endless = steps == math.inf or steps < 0
+    return UNMEASURED_STEPS if is_endless and timer_of(trainer) is not None else steps
+
+
+def _follow(scheduler: OneCycleScheduler, trainer: pl.Trainer) -> None:
+    """Let the schedule follow the run, by one callback for all of them."""
+    scheduler.follows_run = True
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
-    changes = next((c for c in callbacks if isinstance(c, GradientAccumulationScheduler)), None)
-    epochs, batches = trainer.max_epochs, trainer.num_training_batches
-    if changes is None or epochs is None or epochs < 0 or not math.isfinite(batches):
-        return steps
-    steps = sum(math.ceil(batches / changes.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
-    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+    if not any(isinstance(callback, FollowsRun) for callback in callbacks):
+        callbacks.append(FollowsRun())

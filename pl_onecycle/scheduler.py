@@ -77,10 +77,12 @@ class OneCycleScheduler(LRScheduler):
         check_lrs(optimizer)
         expect_bool("only_real_steps", only_real_steps)
         self.only_real_steps = only_real_steps
+        self.follows_run = False
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
         self._clock = Clock()
         self._use_policy(from_preset(preset, max(max_lrs), total_steps, **arguments))
+        self._beyond = self.policy.total_steps - total_steps
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
                 _add_to_cycle(group, lr)
@@ -94,6 +96,11 @@ class OneCycleScheduler(LRScheduler):
     def total_steps(self) -> int:
         """Optimizer steps of the whole run; ``preset="fastai"`` has one more, see `from_preset`."""
         return int(self._clock.step_of(self.policy.total_steps - 1)) + 1
+
+    @property
+    def run_steps(self) -> int:
+        """Optimizer steps of the run that the cycle is planned for."""
+        return self.total_steps - self._beyond
 
     @property
     def max_lrs(self) -> list[float]:
@@ -203,18 +210,29 @@ class OneCycleScheduler(LRScheduler):
         self._use_policy(OneCyclePolicy(**state_dict["policy"]))
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         if asked != self.total_steps:
-            self._replan(asked)
+            self._resume(asked)
         for group, lr in zip(self.optimizer.param_groups, state_dict["max_lrs"], strict=False):
             group["max_lr"] = lr
         self._write()
 
-    def _replan(self, total_steps: int) -> None:
-        """Plan the rest of a run of ``total_steps``, from the values of the current step."""
+    def replan(self, run_steps: int) -> bool:
+        """Plan what is left of the cycle for a run of ``run_steps``, without a jump in learning rate or momentum.
+
+        What is left of it is stretched evenly over the steps that are left or, if it had ended, a new cycle rises from
+        the last learning rate to the same peak.
+
+        Args:
+            run_steps: Optimizer steps of the whole run.
+
+        Returns:
+            Whether there was anything to plan: not where too few steps are left.
+        """
+        total_steps = run_steps + self._beyond
         saved, step, last = self.total_steps, self.last_epoch, total_steps - 1
         has_ended = step >= saved - 1
         if step >= last - has_ended:  # a new cycle needs three steps to rise and fall
-            now = "which leaves nothing to plan: it continues as saved"
-        elif has_ended:
+            return False
+        if has_ended:
             lr, momentum = self.policy.lr(self.policy.total_steps), self.policy.momentum(self.policy.total_steps)
             again = replace(
                 self.policy,
@@ -226,10 +244,20 @@ class OneCycleScheduler(LRScheduler):
             )
             self._clock = Clock.started(at=step)
             self._use_policy(again)
-            now = f"at its end: a new cycle rises from its last learning rate and ends with step {last}"
         else:
             joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
             self._clock = self._clock.stretched(step, joints, last)
+        return True
+
+    def _resume(self, total_steps: int) -> None:
+        """Plan the rest of a resumed run of ``total_steps``, and warn."""
+        saved, step, last = self.total_steps, self.last_epoch, total_steps - 1
+        has_ended = step >= saved - 1
+        if not self.replan(total_steps - self._beyond):
+            now = "which leaves nothing to plan: it continues as saved"
+        elif has_ended:
+            now = f"at its end: a new cycle rises from its last learning rate and ends with step {last}"
+        else:
             now = f"and its remaining part is stretched to end with step {last}"
         rank_zero_warn(
             f"The one-cycle schedule was saved for {saved} steps and is resumed at step {step} in a run of"

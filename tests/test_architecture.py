@@ -82,7 +82,8 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/report": ("Lightning", {"_lightning", "curves", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
-    "configure": ("Lightning", {"_lightning", "policy", "scheduler", "settings_callback"}),
+    "run_length": ("Lightning", {"_lightning", "scheduler"}),
+    "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
     "finder": ("Lightning", {"_lightning", "apply", "checks", "curves", "report", "run_optimizer"}),
     "range_test": (
         "Lightning",

@@ -126,7 +126,7 @@ def fp16(init_scale: float) -> MixedPrecision:
 def test_real_steps_of_an_fp16_fit_use_the_policy_without_a_gap(bad: tuple[int, ...], kind: str) -> None:
     moves = Moves()
     fit = trainer([moves], max_epochs=4, plugins=[fp16(1024.0)])
-    fit.fit(Overflows(*bad, kind=kind), data(128))  # 4 batches an epoch
+    fit.fit(Overflows(*bad, kind=kind, total_steps=16), data(128))  # 4 batches an epoch; a given length stays
     scheduler = fit.lr_scheduler_configs[0].scheduler
     policy, real = OneCyclePolicy(0.1, 16), 16 - len(bad)
     assert [batch for batch, moved in enumerate(moves.moved) if not moved] == list(bad)
@@ -139,11 +139,20 @@ def test_real_steps_of_an_fp16_fit_use_the_policy_without_a_gap(bad: tuple[int, 
 
 def test_a_scale_that_is_too_large_at_the_start_costs_no_step_of_the_schedule() -> None:
     moves = Moves()
-    trainer([moves], max_epochs=4, plugins=[fp16(2.0**24)]).fit(Net(), data(128))
+    trainer([moves], max_epochs=4, plugins=[fp16(2.0**24)]).fit(Net(total_steps=16), data(128))
     policy, real = OneCyclePolicy(0.1, 16), sum(moves.moved)
     assert 8 <= real < 16  # each overflow halves the scale
     assert not moves.moved[0]
     assert moves.of_real_steps()[0] == [policy.lr(step) for step in range(real)]
+
+
+def test_steps_that_are_skipped_do_not_keep_the_cycle_from_ending_with_the_run() -> None:
+    moves = Moves()
+    trainer([moves], max_epochs=4, plugins=[fp16(1024.0)]).fit(Overflows(1, 2, 4, 6, 7), data())  # 8 batches an epoch
+    lrs, _ = moves.of_real_steps()
+    assert len(lrs) == 32 - 5
+    assert max(lrs) == pytest.approx(0.1, rel=0.02)
+    assert lrs[-1] == pytest.approx(0.1 / 10 / 1e4)
 
 
 @pytest.mark.filterwarnings("ignore:.*callbacks used to create the checkpoint need to be provided.*")
