@@ -119,6 +119,8 @@ class FollowsRun(pl.Callback):
             now = _Mark(schedule.last_epoch, trainer.global_step, self._batches, time.monotonic())
             left, tolerance = _measure(trainer, self._marks.setdefault(schedule, now), now, batches_done)
             planned = schedule.run_steps - schedule.last_epoch
+            if planned <= 0 and left < LOGGED_SHARE * now.step:  # it has ended; too little is left for another cycle
+                continue
             if math.isfinite(left) and abs(left - planned) > max(ROUNDING_STEPS, tolerance * left):
                 _replan(schedule, math.floor(left + 1e-9), planned)
 
@@ -139,6 +141,7 @@ def _measure(trainer: pl.Trainer, start: _Mark, now: _Mark, batches_done: int) -
     timer = timer_of(trainer)
     if timer is not None and own_steps > 0:
         by_time = TIME_SHARE * (timer.time_remaining() or 0.0) * own_steps / max(now.seconds - start.seconds, 1e-9)
+        by_time = max(by_time - ROUNDING_STEPS, 0)
         left, tolerance = (by_time, PACE_TOLERANCE) if by_time < left else (left, tolerance)
     return left, tolerance
 
