@@ -5,7 +5,8 @@ checkup validates on a few batches, if there are any; then the monitored value, 
 is recorded as that of the current weights, and `Checkups.should_end` judges the curve so far.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch import Tensor
 
 from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.curves import LossCurve, Outcome
+
+# The default name of the validation loss, and the words for validation in its other names: val/loss, valid_loss.
+VAL_LOSS = "val_loss"
+VALIDATION_WORDS = frozenset({"val", "valid", "validation", "eval", "dev"})
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Checkups:
         steps: After how many steps, rising.
         val_batches: How many batches of each validation loader to validate on each time, the same ones.
         monitor: Name of the logged metric that is recorded; where it is not logged, the loss that ``validation_step``
-            returns is.
+            returns is. Where ``"val_loss"`` is not logged, the validation loss may have another name, see
+            `CheckupRecorder.record`.
         should_end: Takes the curve so far and returns whether to end the trial.
         outcome: The outcome of a trial that ``should_end`` has ended.
         must_be_logged: Whether only a logged value counts, of a training or a validation step.
@@ -33,7 +39,7 @@ class Checkups:
 
     steps: Sequence[int] = ()
     val_batches: int = 0
-    monitor: str = "val_loss"
+    monitor: str = VAL_LOSS
     should_end: Callable[[LossCurve], bool] | None = None
     outcome: Outcome = "dropped"
     must_be_logged: bool = False
@@ -60,6 +66,9 @@ class CheckupRecorder:
         self._to_come = [*checkups.steps]
         self._batch_losses: list[Tensor] = []  # of the validation that is running
         self._logged_in: str | None = None  # the kind of step in which the module logs the metric
+        self._name = checkups.monitor  # under which the module logs it
+        self._minimized = _minimized_by_the_run(trainer)  # here, as a trial has no callbacks or schedulers but its own
+        self._of_training: set[str] = set()  # names that training steps have logged
 
     @property
     def outcome(self) -> Outcome:
@@ -69,6 +78,8 @@ class CheckupRecorder:
     def advance(self, step: int) -> None:
         """Note that ``step`` steps are done at the end of a batch."""
         self.is_due = bool(self._to_come) and step >= self._to_come[0]
+        if self.is_due and not self.steps:
+            self._of_training = set(self._trainer.callback_metrics)
         self._to_come = [later for later in self._to_come if later > step]
 
     def add_validation_batch(self, outputs: Any) -> None:
@@ -106,12 +117,18 @@ class CheckupRecorder:
     def record(self, kind: str, step: int) -> None:
         """Record the monitored value, the mean over processes, as that of the weights after ``step`` steps.
 
+        A validation that logs no ``"val_loss"`` is searched for it under another name: first one that consists of a
+        word for validation and "loss", such as ``val/loss`` or ``valid_loss``; then what the run itself minimizes, that
+        is what an EarlyStopping, a ModelCheckpoint or a scheduler's config monitors.
+
         Args:
             kind: ``"training"`` or ``"validation"``: the kind of step that has just ended.
             step: How many steps the optimizer has taken.
         """
         metrics = self._trainer.callback_metrics
-        named = [key for key in metrics if key.partition("/dataloader_idx_")[0] == self._checkups.monitor]
+        if kind == "validation" and not self.steps:
+            self._name = self._name_among({_without_loader(key) for key in metrics})
+        named = [key for key in metrics if _without_loader(key) == self._name]
         is_here = self._logged_in in (None, kind)  # what is logged once stays there
         values = [metrics[key].detach().float().mean() for key in named] if is_here else []
         self._logged_in = kind if values else self._logged_in
@@ -125,3 +142,35 @@ class CheckupRecorder:
         if share > 0:
             self.steps.append(step)
             self.values.append(self._checkups.sign * value / share)
+
+    def _name_among(self, logged: Collection[str]) -> str:
+        """Return the name of the monitored metric among those that the first validation has logged."""
+        asked = self._checkups.monitor
+        if asked != VAL_LOSS or asked in logged:
+            return asked
+        others = sorted(set(logged) - {_without_loader(key) for key in self._of_training})
+        known = [name for name in others if _is_validation_loss(name)]
+        known += [name for name in self._minimized if name in others]
+        return known[0] if known else asked
+
+
+def _without_loader(key: str) -> str:
+    return key.partition("/dataloader_idx_")[0]
+
+
+def _is_validation_loss(name: str) -> bool:
+    """Whether a name consists of a word for validation and "loss" in either order."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return len(words) == 2 and "loss" in words and not VALIDATION_WORDS.isdisjoint(words)
+
+
+def _minimized_by_the_run(trainer: pl.Trainer) -> list[str]:
+    """Return the names of the metrics that callbacks and schedulers of the run want low."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    kinds = (pl.callbacks.EarlyStopping, pl.callbacks.ModelCheckpoint)
+    names = [it.monitor for it in callbacks if isinstance(it, kinds) and it.mode == "min"]
+    for config in trainer.lr_scheduler_configs:
+        # The config's default monitor belongs to a ReduceLROnPlateau; other schedulers have no mode.
+        is_low = getattr(config.scheduler, "mode", None) == "min" or "loss" in (config.monitor or "").lower()
+        names += [config.monitor] if is_low else []
+    return [name for name in names if name]
