@@ -6,7 +6,7 @@ is recorded as that of the current weights, and `Checkups.should_end` judges the
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Checkups:
         val_batches: How many batches of each validation loader to validate on each time, the same ones.
         monitor: Name of the logged metric that is recorded; where it is not logged, the loss that ``validation_step``
             returns is. Where ``"val_loss"`` is not logged, the validation loss may have another name, see
-            `CheckupRecorder.record`.
+            `_Metric`.
         should_end: Takes the curve so far and returns whether to end the trial.
         outcome: The outcome of a trial that ``should_end`` has ended.
         must_be_logged: Whether only a logged value counts, of a training or a validation step.
@@ -66,9 +66,7 @@ class CheckupRecorder:
         self._to_come = [*checkups.steps]
         self._batch_losses: list[Tensor] = []  # of the validation that is running
         self._logged_in: str | None = None  # the kind of step in which the module logs the metric
-        self._name = checkups.monitor  # under which the module logs it
-        self._minimized = _minimized_by_the_run(trainer)  # here, as a trial has no callbacks or schedulers but its own
-        self._of_training: set[str] = set()  # names that training steps have logged
+        self._metric = _Metric(trainer, checkups.monitor)
 
     @property
     def outcome(self) -> Outcome:
@@ -79,7 +77,7 @@ class CheckupRecorder:
         """Note that ``step`` steps are done at the end of a batch."""
         self.is_due = bool(self._to_come) and step >= self._to_come[0]
         if self.is_due and not self.steps:
-            self._of_training = set(self._trainer.callback_metrics)
+            self._metric.note_training(self._trainer.callback_metrics)
         self._to_come = [later for later in self._to_come if later > step]
 
     def add_validation_batch(self, outputs: Any) -> None:
@@ -117,18 +115,14 @@ class CheckupRecorder:
     def record(self, kind: str, step: int) -> None:
         """Record the monitored value, the mean over processes, as that of the weights after ``step`` steps.
 
-        A validation that logs no ``"val_loss"`` is searched for it under another name: first one that consists of a
-        word for validation and "loss", such as ``val/loss`` or ``valid_loss``; then what the run itself minimizes, that
-        is what an EarlyStopping, a ModelCheckpoint or a scheduler's config monitors.
-
         Args:
             kind: ``"training"`` or ``"validation"``: the kind of step that has just ended.
             step: How many steps the optimizer has taken.
         """
         metrics = self._trainer.callback_metrics
         if kind == "validation" and not self.steps:
-            self._name = self._name_among({_without_loader(key) for key in metrics})
-        named = [key for key in metrics if _without_loader(key) == self._name]
+            self._metric.recognize(metrics)
+        named = [key for key in metrics if _without_loader(key) == self._metric.name]
         is_here = self._logged_in in (None, kind)  # what is logged once stays there
         values = [metrics[key].detach().float().mean() for key in named] if is_here else []
         self._logged_in = kind if values else self._logged_in
@@ -143,15 +137,37 @@ class CheckupRecorder:
             self.steps.append(step)
             self.values.append(self._checkups.sign * value / share)
 
-    def _name_among(self, logged: Collection[str]) -> str:
-        """Return the name of the monitored metric among those that the first validation has logged."""
-        asked = self._checkups.monitor
-        if asked != VAL_LOSS or asked in logged:
-            return asked
-        others = sorted(set(logged) - {_without_loader(key) for key in self._of_training})
+
+class _Metric:
+    """The monitored metric.
+
+    Attributes:
+        name: The name under which the module logs it.
+    """
+
+    def __init__(self, trainer: pl.Trainer, asked: str) -> None:
+        self.name = asked
+        # Read before the trial, which has no callbacks or schedulers of the run.
+        self._minimized = _minimized_by_the_run(trainer)
+        self._of_training: set[str] = set()
+
+    def note_training(self, logged: Iterable[str]) -> None:
+        """Note the names that training steps have logged, before the first validation."""
+        self._of_training = {_without_loader(key) for key in logged}
+
+    def recognize(self, logged: Iterable[str]) -> None:
+        """Find the name of the validation loss after the first validation, if that logs no ``"val_loss"``.
+
+        First comes a name that consists of a word for validation and "loss", such as ``val/loss`` or ``valid_loss``;
+        then what the run itself minimizes: what an EarlyStopping, a ModelCheckpoint or a scheduler's config monitors.
+        """
+        names = {_without_loader(key) for key in logged}
+        if self.name != VAL_LOSS or self.name in names:
+            return
+        others = sorted(names - self._of_training)
         known = [name for name in others if _is_validation_loss(name)]
         known += [name for name in self._minimized if name in others]
-        return known[0] if known else asked
+        self.name = known[0] if known else self.name
 
 
 def _without_loader(key: str) -> str:
