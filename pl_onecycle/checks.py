@@ -5,7 +5,8 @@ a training step.
 """
 
 import math
-from collections.abc import Collection
+import operator
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -57,3 +58,28 @@ def expect_one_of(name: str, value: Any, choices: Collection[str]) -> None:
 def expect_bool(name: str, value: Any) -> None:
     """Require True or False."""
     expect(isinstance(value, bool), name, "True or False", value, TypeError)
+
+
+def plain(value: Any) -> Any:
+    """Return numbers and sequences of any library as numbers and lists of Python.
+
+    Constructors store arguments in this form, which every file and checkpoint can hold: numpy's and torch's arrays and
+    scalars, ranges and the lists of config libraries such as omegaconf. What is plain already is the same object.
+
+    Example:
+        >>> plain(range(2, 8, 2)), plain((1e-3, 1e-4))
+        ([2, 4, 6], (0.001, 0.0001))
+    """
+    if value is None or isinstance(value, (bool, bytes)) or type(value) in (int, float, str):
+        return value
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, Real):
+        return int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        items = [plain(item) for item in value]
+        is_plain = type(value) in (list, tuple) and all(map(operator.is_, items, value))
+        return value if is_plain else items
+    return value

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.apply import set_attributes
-from pl_onecycle.checks import expect, expect_bool, expect_integer
+from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Choice, Refusal, Suggestion
 from pl_onecycle.report import Report, Saved, save
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -47,8 +47,9 @@ class Finder(pl.Callback, Generic[Found], ABC):
     module_names: ClassVar[tuple[str, ...]] = ()  # of the module's attributes and hparams that follow the value
 
     def __init__(self, *, optimizer: int, milestones: Sequence[int], apply: bool, report: bool) -> None:
+        optimizer, milestones, apply, report = map(plain, (optimizer, milestones, apply, report))
         expect_integer("optimizer", optimizer, minimum=0)
-        are_many = isinstance(milestones, Sequence) and not isinstance(milestones, str)
+        are_many = isinstance(milestones, (list, tuple))
         expect(are_many, "milestones", "a sequence of epochs", milestones, TypeError)
         for epoch in milestones:
             expect_integer("milestones", epoch, minimum=1)
@@ -75,6 +76,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def value(self) -> float | None:
         """The value that was found, or None."""
         return None if self.suggestion is None else self.suggestion.value
+
+    @property
+    def used(self) -> float | None:
+        """The value that was found and applied, or None."""
+        return self.value if self.apply else None
 
     @property
     def why(self) -> str:
@@ -122,14 +128,14 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Raise MisconfigurationException if `find` cannot run; called before any finder takes a step."""
         RunOptimizer(trainer, self.optimizer)
 
-    def find(self, trainer: pl.Trainer) -> None:
-        """Search, apply, save and log within ``fit``, regardless of earlier results."""
+    def find(self, trainer: pl.Trainer, saves: bool = True) -> None:
+        """Search, apply, save if asked to, and log within ``fit``, regardless of earlier results."""
         run = RunOptimizer(trainer, self.optimizer)
         self._forget()
         self.before = self._value_before(run)
         self.answer = self._search(run)
         outcome, changed = self._apply_answer(run, self.before)
-        saved = self._save(run, changed)
+        saved = self._save(run, changed) if saves and self.report else Saved()
         rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
 
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
@@ -154,7 +160,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
         root = run.trainer.log_dir or run.trainer.default_root_dir  # all ranks: `log_dir` is broadcast
-        if not self.report or not run.trainer.is_global_zero:
+        if not run.trainer.is_global_zero:
             return Saved()
         return save(self._make_report(run, changed), root, run.trainer.loggers)
 

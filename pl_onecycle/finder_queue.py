@@ -39,16 +39,18 @@ def _copied(trainer: pl.Trainer, default: Finder[Any], name: str, asked: Finder[
     expect(isinstance(asked, (bool, kind)), name, f"True, False or of type {kind.__name__}", asked, TypeError)
     if isinstance(asked, bool):
         return _copy_of(_callback(trainer, kind) or default) if asked else None
+    wanted = "empty, as `tune` trains no epoch to test again in,"
+    expect(len(asked.milestones) == 0, f"{name}.milestones", wanted, asked.milestones)
     return _copy_of(asked)
 
 
 def _copy_of(finder: AnyFinder | None) -> AnyFinder | None:
-    """Return a copy that applies its result for the next finder and writes no report of its own."""
+    """Return a copy that runs once, also if the original runs again at milestones of a fit."""
     if finder is None:
         return None
     finder = copy.deepcopy(finder)
     finder.reset()
-    finder.apply, finder.report, finder.milestones = True, False, ()
+    finder.milestones = ()
     return finder
 
 
@@ -84,12 +86,11 @@ class FinderQueue:
         for finder in self.finders:
             finder.check(trainer)
         for finder in self.finders:
-            finder.find(trainer)
+            finder.find(trainer, saves=False)  # one report shows them all
         if self._again is not None and any(map(_has_changed, self.finders)):
             self._named["lr_range_test_again"] = self._again
-            self._again.find(trainer)
+            self._again.find(trainer, saves=False)
 
 
 def _has_changed(finder: Finder[Any]) -> bool:
-    found = finder.suggestion
-    return isinstance(finder, Probe) and found is not None and found.value != finder.before
+    return isinstance(finder, Probe) and finder.used is not None and finder.used != finder.before

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException
-from pl_onecycle.checks import expect_number
+from pl_onecycle.checks import expect_number, plain
 from pl_onecycle.optimizer_groups import has_momentum, momentum_of
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.probe import Probe, ProbeMode
@@ -77,6 +77,7 @@ class MomentumProbe(Probe):
         apply: bool = True,
         report: bool = True,
     ) -> None:
+        momentums = plain(momentums)
         super().__init__(
             momentums,
             num_steps=num_steps,

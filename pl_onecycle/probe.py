@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl
-from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
+from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_hopeless
 from pl_onecycle.finder import Finder, finders
 from pl_onecycle.policy import OneCyclePolicy
@@ -48,7 +48,9 @@ class Probe(Finder[Choice]):
         val_batches: Number of batches of each validation loader, the same at each of ten checkups; with 0 the training
             loss decides.
         monitor: Name of the logged metric that is the validation loss; if it is not logged, the return value of
-            ``validation_step`` is used.
+            ``validation_step`` is used. In place of ``"val_loss"`` a name such as ``val/loss`` or ``valid_loss`` is
+            recognized, and what an EarlyStopping, a ModelCheckpoint or the scheduler's config monitors, if validation
+            logs it and it should be low.
         optimizer: See `Finder`.
         apply: See `Finder`.
         report: See `Finder`.
@@ -80,12 +82,12 @@ class Probe(Finder[Choice]):
     ) -> None:
         super().__init__(optimizer=optimizer, milestones=(), apply=apply, report=report)
         self._check_candidates(candidates)
-        self.num_steps = num_steps
+        self.num_steps = plain(num_steps)
         self.mode = mode
-        self.max_lr = max_lr
-        self.min_lr = min_lr
-        self.early_stop_threshold = early_stop_threshold
-        self.val_batches = val_batches
+        self.max_lr = plain(max_lr)
+        self.min_lr = plain(min_lr)
+        self.early_stop_threshold = plain(early_stop_threshold)
+        self.val_batches = plain(val_batches)
         self.monitor = monitor
         self._check_arguments()
         self._forget()
@@ -93,7 +95,7 @@ class Probe(Finder[Choice]):
     def _check_candidates(self, candidates: Sequence[float] | str) -> None:
         if isinstance(candidates, str) and candidates in self.accepted_words:
             return
-        are_many = isinstance(candidates, Sequence) and not isinstance(candidates, str) and len(candidates) > 0
+        are_many = isinstance(candidates, (list, tuple)) and len(candidates) > 0
         wanted = " or ".join(["a sequence of at least one number", *map(repr, self.accepted_words)])
         expect(are_many, self._argument, wanted, candidates)
         for value in candidates:

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
 from pl_onecycle.apply import LR_NAMES
-from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of
+from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
     CYCLES,
@@ -82,7 +82,9 @@ class LRRangeTest(Finder[Suggestion]):
             `first_explosion`; None stops early only at a loss that is not finite. 4 is Lightning's default.
             The coarse sweep has its own rule, see `has_risen`.
         monitor: Quantity of the curve: ``"train_loss"``, the loss of each step; ``"val_loss"``, the mean over the same
-            few validation batches; or the name of a metric that the module logs in its training or validation steps.
+            few validation batches, also where it is logged as ``val/loss``, ``valid_loss`` or the like, or under the
+            name that an EarlyStopping, a ModelCheckpoint or the scheduler's config monitors; or the name of a metric
+            that the module logs in its training or validation steps.
             The coarse sweep always uses the training loss.
         monitor_mode: ``"min"``, or ``"max"`` for a metric that should be high; the curve then shows its negative.
         val_batches: Number of batches of each validation loader, if ``monitor`` or ``verify`` requires validation.
@@ -154,19 +156,19 @@ class LRRangeTest(Finder[Suggestion]):
         report: bool = True,
     ) -> None:
         super().__init__(optimizer=optimizer, milestones=milestones, apply=apply, report=report)
-        self.min_lr = min_lr
-        self.max_lr = max_lr
-        self.num_steps = num_steps
+        self.min_lr = plain(min_lr)
+        self.max_lr = plain(max_lr)
+        self.num_steps = plain(num_steps)
         self.mode = mode
-        self.num_stairs = num_stairs
+        self.num_stairs = plain(num_stairs)
         self.method = method
-        self.early_stop_threshold = early_stop_threshold
+        self.early_stop_threshold = plain(early_stop_threshold)
         self.monitor = monitor
         self.monitor_mode = monitor_mode
-        self.val_batches = val_batches
-        self.val_every = val_every
-        self.verify = verify
-        self.verify_steps = verify_steps
+        self.val_batches = plain(val_batches)
+        self.val_every = plain(val_every)
+        self.verify = plain(verify)
+        self.verify_steps = plain(verify_steps)
         self._check_arguments()
         self._forget()
 

@@ -54,6 +54,10 @@ class Tunes:
         restored. The result is printed and written to ``tune/`` in the logger's directory, or ``default_root_dir``:
         ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
 
+        With ``apply=False`` a test or probe only suggests: the table shows its value as the reason why there is none in
+        the result, and what runs after it does not use it. With ``report=False`` its curves are in no file and no
+        logger. Milestones are those of a fit: they are ignored in the Trainer's callbacks.
+
         Args:
             model: The model; one with `configure_one_cycle` needs no change.
             train_dataloaders: Training data, as for ``Trainer.fit``.
@@ -72,7 +76,7 @@ class Tunes:
 
         Raises:
             TypeError: An argument is of the wrong type.
-            ValueError: An argument lies outside its range.
+            ValueError: An argument lies outside its range, or ``lr_range_test`` has milestones.
             MisconfigurationException: There is no training data or no usable optimizer, or ``fast_dev_run`` is set.
         """
         expect_bool("batch_size", batch_size)
@@ -229,8 +233,8 @@ def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[
         name = finder.result_name
         if name in reasons and finder.suggestion is None:
             continue
-        values[name] = finder.value
-        reasons[name] = finder.why
+        values[name] = finder.used
+        reasons[name] = _why(finder)
         if finder.before is not None:
             before.setdefault(name, finder.before)
     return TuneResult(
@@ -246,14 +250,22 @@ def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[
     )
 
 
+def _why(finder: Finder[Any]) -> str:
+    if finder.value is None or finder.apply:
+        return finder.why
+    return f"not applied, only suggested: {finder.value:.3g} ({finder.why})"
+
+
 def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]]) -> str | None:
     """Write and log all results; return the directory."""
     root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
     claim_directories(trainer.loggers)
     if not trainer.is_global_zero:
         return None
-    tests = {name: finder for name, finder in ran.items() if isinstance(finder, LRRangeTest)}
-    probes = {name: finder for name, finder in ran.items() if isinstance(finder, Probe)}
+    shown = {name: finder for name, finder in ran.items() if finder.report}
+    tests = {name: finder for name, finder in shown.items() if isinstance(finder, LRRangeTest)}
+    probes = {name: finder for name, finder in shown.items() if isinstance(finder, Probe)}
+    pictures = [probe.picture() for probe in probes.values()]
     sweeps = {name: test.curve for name, test in tests.items() if test.curve is not None}
     tables = {f"{name}.csv": partial(curve_table, curve) for name, curve in sweeps.items()}
     tables |= {f"{name}.csv": partial(curves_table, probe.labelled()) for name, probe in probes.items()}
@@ -264,7 +276,7 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
         "tune",
         facts=found | {name: finder.facts() for name, finder in (tests | probes).items()},
         tables=tables,
-        figures={"tune": partial(draw_tuning, _last_picture(tests), [it.picture() for it in probes.values()])},
+        figures={"tune": partial(draw_tuning, _last_picture(tests), pictures)} if shown or not ran else {},
         texts={"tuned.yaml": text + yaml.safe_dump(result.config(), sort_keys=False)},
         sweeps=sweeps,
         candidates={

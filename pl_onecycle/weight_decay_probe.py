@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException
 from pl_onecycle.apply import WEIGHT_DECAY_NAMES
-from pl_onecycle.checks import expect_bool, expect_number
+from pl_onecycle.checks import expect_bool, expect_number, plain
 from pl_onecycle.optimizer_groups import weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -49,7 +49,9 @@ class WeightDecayProbe(Probe):
         val_batches: Number of batches of each validation loader, the same at each of ten checkups; with 0 the training
             loss decides.
         monitor: Name of the logged metric that is the validation loss; if it is not logged, the return value of
-            ``validation_step`` is used.
+            ``validation_step`` is used. In place of ``"val_loss"`` a name such as ``val/loss`` or ``valid_loss`` is
+            recognized, and what an EarlyStopping, a ModelCheckpoint or the scheduler's config monitors, if validation
+            logs it and it should be low.
         optimizer: Index of the optimizer whose weight decay is found, in the order of ``configure_optimizers``.
         apply: False only suggests.
         report: False writes no files and no logger curves.
@@ -100,6 +102,7 @@ class WeightDecayProbe(Probe):
         apply: bool = True,
         report: bool = True,
     ) -> None:
+        weight_decays, refine = plain(weight_decays), plain(refine)
         expect_bool("refine", refine)
         super().__init__(
             weight_decays,

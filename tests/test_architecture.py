@@ -75,7 +75,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "curves", "policy", "run_optimizer", "trial/checkups", "trial/isolation", "trial/recorder"},
     ),
     "trial": ("Lightning", {"trial/checkups", "trial/isolation", "trial/run"}),
-    "report/files": ("Lightning", {"_lightning", "curves"}),
+    "report/files": ("Lightning", {"_lightning", "checks", "curves"}),
     "report/loggers": ("Lightning", {"_lightning", "curves"}),
     "report/figures": ("pure", {"curves", "policy"}),
     "report/progress": ("Lightning", {"_lightning"}),

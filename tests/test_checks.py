@@ -2,14 +2,16 @@
 
 import math
 import re
+from collections import UserList, deque
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from pl_onecycle.checks import expect, expect_bool, expect_integer, expect_number, expect_one_of
+from pl_onecycle.checks import expect, expect_bool, expect_integer, expect_number, expect_one_of, plain
 
 
 def test_a_good_argument_passes() -> None:
@@ -55,3 +57,32 @@ def test_a_bad_argument_raises_one_sentence(check: Callable[[], Any], sentence: 
     with pytest.raises(error, match=f"^Expected argument {re.escape(sentence)}$") as caught:
         check()
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.int64(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.bool_(False), False),
+        (np.str_("around"), "around"),
+        (np.array([1, 2]), [1, 2]),
+        (np.array(0.25), 0.25),
+        (torch.tensor(2), 2),
+        (torch.tensor([0.5, 1.0], requires_grad=True), [0.5, 1.0]),
+        (Fraction(1, 4), 0.25),
+        (range(1, 4), [1, 2, 3]),
+        (UserList([1, UserList([2.0])]), [1, [2.0]]),  # as omegaconf's ListConfig
+        (deque([1]), [1]),
+        ((np.float64(0.5), 1), [0.5, 1]),
+        ({"a": range(2)}, {"a": [0, 1]}),
+    ],
+    ids=repr,
+)
+def test_numbers_and_sequences_of_any_library_become_plain(value: Any, expected: Any) -> None:
+    assert repr(plain(value)) == repr(expected)  # types, too
+
+
+@pytest.mark.parametrize("value", [None, True, 3, 0.5, "a", b"a", (1, 2.0), [1, "a", None], {1, 2}, object()], ids=repr)
+def test_what_is_plain_or_no_value_stays_the_same_object(value: Any) -> None:
+    assert plain(value) is value

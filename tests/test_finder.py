@@ -1,6 +1,9 @@
 """When a finder runs in a fit, when it is skipped, and in which order several run."""
 
+import json
 import math
+from collections import UserList, deque
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,7 +15,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, WeightDecayProbe, configure_one_cycle
+from pl_onecycle import (
+    LRRangeTest,
+    MomentumProbe,
+    OneCyclePolicy,
+    OneCycleScheduler,
+    WeightDecayProbe,
+    configure_one_cycle,
+)
 from tests.fits import AllLRs, Fixed, LRs, Momentum, SmallNet, TwoNets, data, line, same, trainer, weights_of
 from tests.probes import PROBES, Net, OneCycle, Wanting, decay_probe, fit, momentum_probe
 from tests.range_test.made import SCHEDULES, Results, Valley, fit_unchanged, in_valleys, with_milestones
@@ -351,3 +361,74 @@ def test_an_attribute_of_the_users_callback_with_the_name_of_ours_runs_nothing(f
     trainer([Users(), test]).fit(SmallNet(), data())
     assert test.curve is not None
     assert not isinstance(finders, list) or finders[0].curve is None
+
+
+# ------------------------------------------------------------------------------------------ arguments of any library
+def types_in(value: Any) -> set[type]:
+    """The types of a value and of all that it contains."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return {type(value)}.union(*(types_in(item) for item in inside))
+
+
+numpy: Any = np  # what it makes is of no type that the signatures name
+pytorch: Any = torch
+PLAIN = {dict, list, tuple, str, int, float, bool, type(None)}
+NUMBERS = [1e-2, 1e-3]
+MANY: dict[str, Any] = {
+    "tuple": tuple,
+    "UserList": UserList,  # a sequence that is no list, as omegaconf's ListConfig
+    "deque": deque,
+    "array": numpy.array,
+    "list of float32": lambda numbers: list(numpy.array(numbers, dtype=numpy.float32)),
+    "tensor": lambda numbers: pytorch.tensor(numbers, dtype=pytorch.float64),
+}
+FINDERS_OF = {
+    **{f"weight_decays {name}": lambda of=of: WeightDecayProbe(of(NUMBERS), 10) for name, of in MANY.items()},
+    **{f"momentums {name}": lambda of=of: MomentumProbe(of([0.5, 0.25]), 10) for name, of in MANY.items()},
+    "milestones range": lambda: LRRangeTest(num_steps=20, milestones=range(1, 2)),
+    "milestones array": lambda: LRRangeTest(num_steps=20, milestones=numpy.array([1])),
+    "milestones UserList": lambda: LRRangeTest(num_steps=20, milestones=UserList([1])),
+    "numbers of numpy": lambda: LRRangeTest(
+        numpy.float32(1e-5),
+        numpy.float64(5.0),
+        numpy.int64(30),
+        val_batches=numpy.int32(2),
+        early_stop_threshold=numpy.float32(4),
+    ),
+    "numbers of torch": lambda: LRRangeTest(pytorch.tensor(1e-5), pytorch.tensor(5.0), optimizer=pytorch.tensor(0)),
+    "numbers of a probe": lambda: WeightDecayProbe(
+        NUMBERS, numpy.int64(10), min_lr=numpy.float32(1e-6), max_lr=numpy.float32(0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FINDERS_OF.values(), ids=FINDERS_OF)
+def test_arguments_of_any_library_give_plain_settings_state_and_report(make: Any, tmp_path: Path) -> None:
+    finder = make()
+    fit(finder, Net(1e-4), root=tmp_path, max_epochs=2)
+    assert types_in(finder.state_dict()) <= PLAIN
+    settings = finder.facts()["settings"]
+    assert types_in(settings) <= PLAIN
+    folders = [path.parent for path in tmp_path.glob("*/result.json")]
+    assert len(folders) == 1 + len(finder.milestones)
+    for folder in folders:
+        assert len([*folder.glob("*.png")]) == 1
+        written = json.loads((folder / "result.json").read_text())["settings"]
+        assert written == {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+
+
+def test_what_is_tried_and_when_is_what_was_given() -> None:
+    probe = WeightDecayProbe(numpy.array(NUMBERS), 10, report=False)
+    fit(probe, Net(1e-4))
+    assert list(probe.curves) == NUMBERS
+    assert LRRangeTest(milestones=numpy.array([1, 3])).milestones == [1, 3]
+    given = (1, 3)
+    assert LRRangeTest(milestones=given).milestones is given
+
+
+@pytest.mark.parametrize(
+    "milestones", [2, "2", b"2", {2}, None, numpy.array(2), numpy.array([[1]]), [1.0], UserList([0])]
+)
+def test_milestones_that_are_no_epochs_raise(milestones: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^Expected argument `milestones` to be"):
+        LRRangeTest(milestones=milestones)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -70,6 +72,109 @@ def test_validation_loss_is_the_mean_over_the_first_batches(kind: type[Net], mon
         _, expected = replay(twin, decay, 0.1, 10, 2)
         assert list(curve.val_loss) == pytest.approx(expected, rel=1e-5)
         assert list(curve.val_steps) == list(range(1, 11))
+
+
+class Named(Net):
+    """Logs its validation loss under a name of its own, next to other metrics, and returns another one."""
+
+    def __init__(self, name: str, config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.name, self.config = name, config
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        self.log("train/nll", loss, on_step=True)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        self.log("val/acc", torch.tensor(0.5))
+        self.log("val/extra_loss", torch.tensor(5.0))
+        self.log(self.name, self.loss(batch))
+        return torch.tensor(9.0)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        if self.config is None:
+            return optimizer
+        plateau = self.config.get("mode")
+        schedule = (
+            torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode=plateau, patience=99)
+            if plateau
+            else torch.optim.lr_scheduler.StepLR(optimizer, 99)
+        )
+        config = {"scheduler": schedule, "monitor": self.config["monitor"]}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
+def early(monitor: str, **arguments: Any) -> pl.Callback:
+    return EarlyStopping(monitor, patience=99, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "callbacks", "config"),
+    [
+        *(
+            (name, (), None)
+            for name in ("val/loss", "valid_loss", "validation/loss", "Loss/Val", "eval_loss", "dev.loss")
+        ),
+        ("valid/nll", (early("valid/nll"),), None),
+        ("ppl", (ModelCheckpoint(monitor="ppl"),), None),
+        ("mse", (), {"monitor": "mse", "mode": "min"}),
+        ("my_loss", (), {"monitor": "my_loss"}),
+        ("val/ce", (early("val/acc", mode="max"), early("train/nll"), ModelCheckpoint(monitor="val/ce")), None),
+        ("valid_loss", (early("val/extra_loss"),), None),
+    ],
+    ids=str,
+)
+def test_the_validation_loss_is_recognized_by_its_name_or_by_what_the_run_minimizes(
+    name: str, callbacks: Any, config: Any, tmp_path: Path
+) -> None:
+    module = Named(name, config)
+    twin = Net()
+    twin.load_state_dict(module.state_dict())
+    probe = decay_probe(0.03, 0.0, val_batches=2)
+    fit(probe, module, *callbacks, root=tmp_path, enable_checkpointing=True)
+    for decay, curve in probe.curves.items():
+        _, expected = replay(twin, decay, 0.1, 10, 2)
+        assert list(curve.val_loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "callbacks", "config", "asked"),
+    [
+        ("val/nll", (), None, "val_loss"),
+        ("val/nll", (early("val/nll", mode="max"),), None, "val_loss"),
+        ("val/nll", (), {"monitor": "val/nll", "mode": "max"}, "val_loss"),
+        ("val/nll", (early("train/nll"),), None, "val_loss"),
+        ("val/loss", (early("val/loss"),), None, "other"),  # asked for by name: no other takes its place
+    ],
+    ids=str,
+)
+def test_what_is_no_loss_of_validation_is_not_taken_for_one(name: str, callbacks: Any, config: Any, asked: str) -> None:
+    probe = decay_probe(val_batches=2, monitor=asked)
+    fit(probe, Named(name, config), *callbacks)
+    assert list(probe.curves[0.0].val_loss) == [9.0] * 10  # what the step returns
+
+
+def test_val_loss_itself_comes_first() -> None:
+    class Both(Named):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+            self.log("val_loss", torch.tensor(7.0))
+            return super().validation_step(batch, batch_idx)
+
+    probe = decay_probe(val_batches=2)
+    fit(probe, Both("val/loss"), early("val/loss"))
+    assert list(probe.curves[0.0].val_loss) == [7.0] * 10
+
+
+def test_a_recognized_loss_is_the_mean_over_its_loaders() -> None:
+    class Two(Net):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log("val/loss", torch.tensor([1.0, 4.0][dataloader_idx]))
+
+    probe = decay_probe(val_batches=2)
+    fit(probe, Two(), val=[data(96), data(96)])
+    assert list(probe.curves[0.0].val_loss) == [2.5] * 10
 
 
 @pytest.mark.parametrize("returned", [False, True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import fsspec
 
 from pl_onecycle._lightning import DISTRIBUTION
+from pl_onecycle.checks import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,17 +31,19 @@ def write_folder(
     name: str,
     facts: Mapping[str, Any],
     tables: Mapping[str, Table],
-    pictures: Mapping[str, Figure],
+    pictures: Mapping[str, bytes],
     texts: Mapping[str, str],
 ) -> str:
-    """Write ``result.json`` and other files into a new directory.
+    """Write ``result.json`` and other files into a new directory, texts first.
+
+    All contents are made before the directory is: where one cannot be made, nothing is written.
 
     Args:
         root: The logger's directory or ``default_root_dir``, local or of any file system that fsspec knows.
         name: Directory below ``root``; where it exists already, ``<name>_1`` and so on is taken.
         facts: What goes into the JSON file besides the versions; NaN becomes null.
         tables: Rows by the name of their CSV file.
-        pictures: By their name, without ``.png``.
+        pictures: Contents of PNG files by their name, without ``.png``.
         texts: Contents by the name of their file.
 
     Returns:
@@ -48,21 +52,26 @@ def write_folder(
     Raises:
         OSError: It cannot be written.
     """
+    contents = {file: text.encode() for file, text in texts.items()}
+    contents["result.json"] = _json_text(facts).encode()
+    contents |= {file: _csv_text(rows).encode() for file, rows in tables.items()}
+    contents |= {f"{file}.png": picture for file, picture in pictures.items()}
     files, base = fsspec.core.url_to_fs(root)
     names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
     new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
     folder = f"{base.rstrip('/')}/{new}"
     files.makedirs(folder)
-    for file, rows in tables.items():
-        with files.open(f"{folder}/{file}", "w", newline="") as handle:
-            csv.writer(handle).writerows(rows)
-    for file, text in {"result.json": _json_text(facts), **texts}.items():
-        with files.open(f"{folder}/{file}", "w") as handle:
-            handle.write(text)
-    for file, figure in pictures.items():
-        with files.open(f"{folder}/{file}.png", "wb") as handle:
-            figure.savefig(handle, dpi=120)
+    for file, content in contents.items():
+        with files.open(f"{folder}/{file}", "wb") as handle:
+            handle.write(content)
     return f"{root.rstrip('/')}/{new}"
+
+
+def png(figure: Figure) -> bytes:
+    """Return a picture as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120)
+    return content.getvalue()
 
 
 def curve_table(curve: LossCurve) -> Table:
@@ -83,20 +92,26 @@ def curves_table(curves: Mapping[str, LossCurve]) -> Table:
     return table
 
 
+def _csv_text(rows: Table) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
+
+
 def _json_text(facts: Mapping[str, Any]) -> str:
-    text = json.dumps(_plain({**facts, "versions": _versions()}), indent=2, allow_nan=False)
+    facts = _without_nan(plain({**facts, "versions": _versions()}))
+    text = json.dumps(facts, indent=2, allow_nan=False, default=str)
     # A curve is for machines; each of its lists on one line leaves the rest readable for people.
     return re.sub(r"\[[^\[\]{}\"]*\]", lambda found: " ".join(found[0].split()), text)
 
 
-def _plain(value: Any) -> Any:
-    """JSON has no NaN and no numpy."""
-    value = value.item() if hasattr(value, "item") else value
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: _without_nan(item) for key, item in value.items()}
+    return [_without_nan(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _versions() -> dict[str, str]:

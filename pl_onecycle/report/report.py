@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pl_onecycle._lightning import Logger, rank_zero_warn
-from pl_onecycle.report.files import Table, write_folder
+from pl_onecycle.report.files import Table, png, write_folder
 from pl_onecycle.report.loggers import log_candidate, log_sweep
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Saved:
 
     Attributes:
         folder: Its directory, or None where none could be written.
-        is_drawn: Whether its pictures are there.
+        is_drawn: Whether it has all its pictures; False where matplotlib is not installed.
     """
 
     folder: str | None = None
@@ -69,10 +68,14 @@ def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
         root: The logger's directory or ``default_root_dir``, local or of any file system that fsspec knows.
         loggers: Of the Trainer.
     """
-    folder, pictures = None, dict[str, "Figure"]()
+    folder, is_drawn, pictures = None, True, dict[str, bytes]()
     try:
-        with suppress(ModuleNotFoundError):  # without matplotlib
-            pictures = {name: draw() for name, draw in report.figures.items()}
+        pictures = {name: png(draw()) for name, draw in report.figures.items()}
+    except ModuleNotFoundError:  # without matplotlib
+        is_drawn = False
+    except Exception as error:  # a picture that fails costs no file of the result
+        rank_zero_warn(f"{report.title}: the picture could not be drawn ({error}).")
+    try:
         tables = {name: rows() for name, rows in report.tables.items()}
         folder = write_folder(root, report.name, report.facts, tables, pictures, report.texts)
         tag = folder.rpartition("/")[2]
@@ -80,6 +83,6 @@ def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
             log_sweep(loggers, f"{tag}/{name}".rstrip("/"), curve)
         for name, curve in report.candidates.items():
             log_candidate(loggers, f"{tag}/{name}", curve)
-    except Exception as error:  # a full disk, an unknown file system, a picture that fails: not worth the run
+    except Exception as error:  # a full disk, an unknown file system: not worth the run
         rank_zero_warn(f"{report.title}: the report could not be written ({error}).")
-    return Saved(folder, is_drawn=len(pictures) == len(report.figures))
+    return Saved(folder, is_drawn)

@@ -5,7 +5,8 @@ checkup validates on a few batches, if there are any; then the monitored value, 
 is recorded as that of the current weights, and `Checkups.should_end` judges the curve so far.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch import Tensor
 
 from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.curves import LossCurve, Outcome
+
+# The default name of the validation loss, and the words for validation in its other names: val/loss, valid_loss.
+VAL_LOSS = "val_loss"
+VALIDATION_WORDS = frozenset({"val", "valid", "validation", "eval", "dev"})
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,8 @@ class Checkups:
         steps: After how many steps, rising.
         val_batches: How many batches of each validation loader to validate on each time, the same ones.
         monitor: Name of the logged metric that is recorded; where it is not logged, the loss that ``validation_step``
-            returns is.
+            returns is. Where ``"val_loss"`` is not logged, the validation loss may have another name, see
+            `_Metric`.
         should_end: Takes the curve so far and returns whether to end the trial.
         outcome: The outcome of a trial that ``should_end`` has ended.
         must_be_logged: Whether only a logged value counts, of a training or a validation step.
@@ -33,7 +39,7 @@ class Checkups:
 
     steps: Sequence[int] = ()
     val_batches: int = 0
-    monitor: str = "val_loss"
+    monitor: str = VAL_LOSS
     should_end: Callable[[LossCurve], bool] | None = None
     outcome: Outcome = "dropped"
     must_be_logged: bool = False
@@ -60,6 +66,7 @@ class CheckupRecorder:
         self._to_come = [*checkups.steps]
         self._batch_losses: list[Tensor] = []  # of the validation that is running
         self._logged_in: str | None = None  # the kind of step in which the module logs the metric
+        self._metric = _Metric(trainer, checkups.monitor)
 
     @property
     def outcome(self) -> Outcome:
@@ -69,6 +76,8 @@ class CheckupRecorder:
     def advance(self, step: int) -> None:
         """Note that ``step`` steps are done at the end of a batch."""
         self.is_due = bool(self._to_come) and step >= self._to_come[0]
+        if self.is_due and not self.steps:
+            self._metric.note_training(self._trainer.callback_metrics)
         self._to_come = [later for later in self._to_come if later > step]
 
     def add_validation_batch(self, outputs: Any) -> None:
@@ -111,7 +120,9 @@ class CheckupRecorder:
             step: How many steps the optimizer has taken.
         """
         metrics = self._trainer.callback_metrics
-        named = [key for key in metrics if key.partition("/dataloader_idx_")[0] == self._checkups.monitor]
+        if kind == "validation" and not self.steps:
+            self._metric.recognize(metrics)
+        named = [key for key in metrics if _without_loader(key) == self._metric.name]
         is_here = self._logged_in in (None, kind)  # what is logged once stays there
         values = [metrics[key].detach().float().mean() for key in named] if is_here else []
         self._logged_in = kind if values else self._logged_in
@@ -125,3 +136,57 @@ class CheckupRecorder:
         if share > 0:
             self.steps.append(step)
             self.values.append(self._checkups.sign * value / share)
+
+
+class _Metric:
+    """The monitored metric.
+
+    Attributes:
+        name: The name under which the module logs it.
+    """
+
+    def __init__(self, trainer: pl.Trainer, asked: str) -> None:
+        self.name = asked
+        # Read before the trial, which has no callbacks or schedulers of the run.
+        self._minimized = _minimized_by_the_run(trainer)
+        self._of_training: set[str] = set()
+
+    def note_training(self, logged: Iterable[str]) -> None:
+        """Note the names that training steps have logged, before the first validation."""
+        self._of_training = {_without_loader(key) for key in logged}
+
+    def recognize(self, logged: Iterable[str]) -> None:
+        """Find the name of the validation loss after the first validation, if that logs no ``"val_loss"``.
+
+        First comes a name that consists of a word for validation and "loss", such as ``val/loss`` or ``valid_loss``;
+        then what the run itself minimizes: what an EarlyStopping, a ModelCheckpoint or a scheduler's config monitors.
+        """
+        names = {_without_loader(key) for key in logged}
+        if self.name != VAL_LOSS or self.name in names:
+            return
+        others = sorted(names - self._of_training)
+        known = [name for name in others if _is_validation_loss(name)]
+        known += [name for name in self._minimized if name in others]
+        self.name = known[0] if known else self.name
+
+
+def _without_loader(key: str) -> str:
+    return key.partition("/dataloader_idx_")[0]
+
+
+def _is_validation_loss(name: str) -> bool:
+    """Whether a name consists of a word for validation and "loss" in either order."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return len(words) == 2 and "loss" in words and not VALIDATION_WORDS.isdisjoint(words)
+
+
+def _minimized_by_the_run(trainer: pl.Trainer) -> list[str]:
+    """Return the names of the metrics that callbacks and schedulers of the run want low."""
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+    kinds = (pl.callbacks.EarlyStopping, pl.callbacks.ModelCheckpoint)
+    names = [it.monitor for it in callbacks if isinstance(it, kinds) and it.mode == "min"]
+    for config in trainer.lr_scheduler_configs:
+        # The config's default monitor belongs to a ReduceLROnPlateau; other schedulers have no mode.
+        is_low = getattr(config.scheduler, "mode", None) == "min" or "loss" in (config.monitor or "").lower()
+        names += [config.monitor] if is_low else []
+    return [name for name in names if name]

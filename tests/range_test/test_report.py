@@ -73,7 +73,7 @@ def test_a_picture_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr("pl_onecycle.range_test.draw_range_test", fails)
     test, lrs = LRRangeTest(), LRs()
-    with pytest.warns(UserWarning, match="could not be written .no latex"):
+    with pytest.warns(UserWarning, match="could not be drawn .no latex"):
         trainer([test, lrs], tmp_path / "root").fit(Momentum(), data())
     assert test.suggestion is not None
     assert lrs.lr == [[test.suggestion.lr]] * 16

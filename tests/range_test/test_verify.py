@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 
 from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, suggest
 from pl_onecycle.curves import candidates, verified
@@ -78,6 +80,25 @@ def test_short_cycles_are_judged_by_validation_loss_where_there_is_one() -> None
     unverified = suggest(test.curve)
     assert unverified is not None
     assert test.suggestion == verified(unverified, test.cycles)
+
+
+@pytest.mark.parametrize(("name", "stops"), [("val/loss", False), ("valid_loss", False), ("nll", True)])
+def test_short_cycles_are_judged_by_a_validation_loss_of_another_name(name: str, stops: bool) -> None:
+    class Named(WatchedToo):
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            loss = self.loss(batch)
+            self.val_losses.append(loss.item())
+            self.log(name, loss)
+
+    test, module = LRRangeTest(verify=3, verify_steps=12, val_batches=2, report=False), watched(Named)
+    callbacks: list[pl.Callback] = [test]
+    callbacks += [EarlyStopping(name, patience=99)] if stops else []
+    trainer(callbacks, num_sanity_val_steps=0).fit(module, data(shuffle=True), data(128))
+    means = np.reshape(module.val_losses[:6], (3, 2))
+    for curve, mean in zip(test.cycles.values(), means.mean(axis=1), strict=True):
+        assert curve.val_loss == pytest.approx((mean,))
+    assert test.suggestion is not None
+    assert test.suggestion.reason.endswith(" by val_loss")
 
 
 def test_nothing_is_verified_where_nothing_is_suggested() -> None:

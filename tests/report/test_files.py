@@ -5,7 +5,9 @@ import io
 import math
 import os
 import platform
+from collections import UserList
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +23,7 @@ from matplotlib.image import imread
 
 from pl_onecycle.curves import LossCurve, suggest
 from pl_onecycle.report import SweepPicture, draw_range_test
-from pl_onecycle.report.files import curve_table, curves_table, write_folder
+from pl_onecycle.report.files import curve_table, curves_table, png, write_folder
 from tests.report.made import FOUND, NAME, PLANNED, curve, diverged, nothing_measured, parse_json
 
 
@@ -34,7 +36,7 @@ def write(
 ) -> str:
     """Write what a range test writes."""
     facts = {**(facts or {}), "curve": measured.to_dict()}
-    pictures = {} if picture is None else {name: picture}
+    pictures = {} if picture is None else {name: png(picture)}
     return write_folder(str(root), name, facts, {"curve.csv": curve_table(measured)}, pictures, {})
 
 
@@ -77,6 +79,32 @@ def test_the_json_file_holds_facts_curve_and_versions_with_null_for_nan(tmp_path
     assert versions["python"] == platform.python_version()
     assert versions["lightning"] == lightning.__version__
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "written"),
+    [
+        (UserList([2, 5]), [2, 5]),
+        (range(1, 4), [1, 2, 3]),
+        (np.array([0.5, math.nan]), [0.5, None]),
+        (np.array(7), 7),
+        (np.bool_(True), True),
+        (torch.tensor([1, 2]), [1, 2]),
+        ({"a": (np.float64(0.25), Fraction(1, 4))}, {"a": [0.25, 0.25]}),
+        (Path("a/b"), "a/b"),
+    ],
+    ids=["list of a library", "range", "array", "array of no dimension", "bool of numpy", "tensor", "nested", "path"],
+)
+def test_the_json_file_holds_settings_of_any_library(setting: Any, written: Any, tmp_path: Path) -> None:
+    folder = write(tmp_path, curve(), {"settings": setting})
+    assert parse_json(Path(folder, "result.json").read_text())["settings"] == written
+
+
+def test_contents_that_cannot_be_made_leave_no_directory(tmp_path: Path) -> None:
+    for facts, rows in (({"a": {(1, 2): 3}}, [("x",)]), ({}, [1])):
+        with pytest.raises((TypeError, csv.Error)):
+            write_folder(str(tmp_path), NAME, facts, {"a.csv": rows}, {}, {})  # type: ignore[dict-item]
+    assert not (tmp_path / NAME).exists()
 
 
 def test_the_json_file_holds_each_list_of_a_curve_on_one_line(tmp_path: Path) -> None:

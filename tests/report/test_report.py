@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
 
 from pl_onecycle.curves import LossCurve
 from pl_onecycle.report import Report, Saved, save
@@ -120,7 +121,7 @@ def test_without_matplotlib_there_is_no_picture_and_no_warning(tmp_path: Path, m
     assert sorted(os.listdir(tmp_path / "logs" / NAME)) == ["curve.csv", "result.json"]
 
 
-def fail(*_: Any) -> Any:
+def fail(*_: Any, **__: Any) -> Any:
     raise RuntimeError("no latex")
 
 
@@ -135,11 +136,19 @@ class Failing(TensorBoardLogger):
 COULD_NOT = r"^LR range test: the report could not be written \({}\)\.$"
 
 
-def test_a_picture_that_fails_costs_a_warning_only(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=COULD_NOT.format("no latex")):
-        saved = save(replace(sweep_report(curve()), figures={NAME: fail}), str(tmp_path / "logs"), [])
-    assert saved.folder is None
-    assert not (tmp_path / "logs").exists()
+class Undrawable(Figure):
+    """Fails when it is saved."""
+
+    savefig = fail
+
+
+@pytest.mark.parametrize("draw", [fail, Undrawable], ids=["drawing", "saving"])
+def test_a_picture_that_fails_costs_a_warning_and_no_file_of_the_result(draw: Any, tmp_path: Path) -> None:
+    report = replace(sweep_report(curve()), figures={NAME: draw}, texts={"tuned.yaml": "lr: 0.1"})
+    with pytest.warns(UserWarning, match=r"^LR range test: the picture could not be drawn \(no latex\)\.$"):
+        saved = save(report, str(tmp_path), [])
+    assert str(saved) == f"; see {tmp_path / NAME}"
+    assert sorted(os.listdir(tmp_path / NAME)) == ["curve.csv", "result.json", "tuned.yaml"]
 
 
 def test_a_directory_that_cannot_be_written_costs_a_warning_only(tmp_path: Path) -> None:
