@@ -98,7 +98,7 @@ KINDS: dict[str, Callable[[], Callable[[int], float]]] = {
     "method": lambda: Counts().method,
     "method of a module": lambda: Module().factor,
     "partial": lambda: functools.partial(counts_in, []),
-    "generator in a list": lambda: lambda step, it=[1.0, 2.0, 3.0]: it.pop(0),
+    "list that is emptied": lambda: of_a_table([1.0, 2.0, 3.0]),
 }
 
 
