@@ -107,7 +107,7 @@ class RunOptimizer:
         after = self._peak
         if after.doubt:
             changed.append(f"as the base of the schedule only, because {after.doubt} and its peak is not known")
-        elif not math.isclose(after.rest, lr, rel_tol=_ALIKE):
+        elif f"{after.rest:.3g}" != f"{lr:.3g}":
             changed.append(f"with which the largest lr of the run from here on is {after.rest:.3g}")
         return changed
 
