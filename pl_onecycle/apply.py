@@ -4,27 +4,27 @@ The value is written to the parameter groups, to their schedulers and to the att
 returns what it changed.
 """
 
-import math
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from numbers import Real
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from pl_onecycle.checks import expect_number
+from pl_onecycle.module_attributes import WEIGHT_DECAY_NAMES, scale_attributes, set_attributes
 from pl_onecycle.optimizer_groups import has_momentum, peak_lrs, rescale, write, write_momentum, write_weight_decay
+from pl_onecycle.played_schedule import parts
 from pl_onecycle.scheduler import OneCycleScheduler
 
 # Learning rates that torch's schedulers keep in the groups (OneCycleLR all of them, the others `initial_lr`) ...
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
-# ... and in themselves.
-_SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr")
-# Attributes and hparams of a module that are set as well.
-LR_NAMES = ("lr", "learning_rate")
-WEIGHT_DECAY_NAMES = ("weight_decay", "wd")
+# ... and in themselves, as timm's do, ...
+_SCHEDULER_KEYS = ("base_lrs", "max_lrs", "_last_lr", "base_values")
+# ... which have more for a warm-up; and single numbers in schedulers of other packages.
+_WARM_UP_KEYS = ("warmup_lr_init", "warmup_steps")
+_NUMBER_KEYS = ("max_lr", "base_max_lr", "base_lr", "peak_lr")
+# Floors that a user sets in a scheduler.
+_FLOOR_KEYS = ("eta_min", "min_lr", "min_lrs", "lr_min")
 
 
 def apply_max_lr(
@@ -32,8 +32,10 @@ def apply_max_lr(
     optimizer: Optimizer,
     schedulers: Sequence[Any] = (),
     module: torch.nn.Module | None = None,
-    horizon: int = 1,
     restart: bool = False,
+    *,
+    old_peak: float | None = None,
+    attr_name: str = "",
 ) -> list[str]:
     """Make ``lr`` the peak learning rate of the group with the largest one.
 
@@ -46,9 +48,10 @@ def apply_max_lr(
         optimizer: Its groups are written; a tensor lr in place.
         schedulers: `OneCycleScheduler`, torch's ``OneCycleLR`` and ``CyclicLR``, anything with ``base_lrs``,
             also inside ``SequentialLR`` and ``ChainedScheduler``.
-        module: Its ``lr`` and ``learning_rate`` and those of its ``hparams`` are set where they exist.
-        horizon: How often a ``LambdaLR`` is stepped in the run; its largest factor is searched over these.
+        module: Its ``lr`` and ``learning_rate`` and those of its ``hparams`` are scaled, see `scale_attributes`.
         restart: Start a new cycle of a `OneCycleScheduler` over the remaining steps.
+        old_peak: The peak that the schedule has; None for the one that groups and schedulers say, see `schedule_peak`.
+        attr_name: Where the module holds the learning rate, see `scale_attributes`.
 
     Returns:
         What was changed, as readable names, e.g. ``["OneCycleScheduler", "module.lr"]``.
@@ -63,8 +66,8 @@ def apply_max_lr(
         ([0.125, 0.5], [0.125, 0.5])
     """
     expect_number("lr", lr, above=0)
-    parts = [part for scheduler in schedulers for part in _parts(scheduler)]
-    top = schedule_peak(optimizer, schedulers, horizon)
+    all_parts = [part for scheduler in schedulers for part in parts(scheduler)]
+    top = schedule_peak(optimizer, schedulers) if old_peak is None else old_peak
 
     def to_new(value: Any) -> float:
         return rescale(float(value), top, lr)
@@ -73,49 +76,55 @@ def apply_max_lr(
     # Compute all new values before writing any: one tensor may be in several places.
     in_groups = [(group, key, to_new(group[key])) for group in groups for key in _GROUP_KEYS if key in group]
     in_schedulers = [
-        (part, key, [to_new(value) for value in values])
-        for part in parts
+        (part, key, [to_new(value) for value in values] if isinstance(values, list) else to_new(values))
+        for part in all_parts
         if not isinstance(part, OneCycleScheduler)
-        for key in _SCHEDULER_KEYS
-        if isinstance(values := getattr(part, key, None), list)
+        for key in _keys(part)
+        if (values := getattr(part, key, None)) is not None
     ]
     for group, key, value in in_groups:
         write(group, key, value)
     for part, key, values in in_schedulers:
         setattr(part, key, values)
-    for part in parts:
+    for part in all_parts:
         if isinstance(part, OneCycleScheduler):
             (part.restart if restart else part.set_max_lr)(lr)
     changed = [_groups(len(groups))]
     for scheduler in schedulers:
         name = type(scheduler).__name__
-        known = any(hasattr(part, key) for part in _parts(scheduler) for key in _SCHEDULER_KEYS)
+        known = any(_keys(part) for part in parts(scheduler))
         changed.append(name if known else f"not in {name}, whose learning rates cannot be found")
-    return changed + set_attributes(module, LR_NAMES, lr)
+    return changed + ([] if module is None else scale_attributes(module, attr_name, top, lr))
 
 
-def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = (), horizon: int = 1) -> float:
-    """Return the largest lr that the schedule reaches, in the group with the largest one.
-
-    That is ``max_lrs`` if a scheduler has them, the base times the largest factor over ``horizon`` steps for a
-    ``LambdaLR``, and otherwise the peak in the groups.
-    """
-    peaks = peak_lrs(optimizer)
-    for part in (part for scheduler in schedulers for part in _parts(scheduler)):
+def schedule_peak(optimizer: Optimizer, schedulers: Sequence[Any] = ()) -> float:
+    """Return the largest lr that groups and schedulers are built around: ``max_lrs``, else the peak in the groups."""
+    for part in (part for scheduler in schedulers for part in parts(scheduler)):
         if hasattr(part, "max_lrs"):
             return max(float(value) for value in part.max_lrs)
-        if isinstance(part, LambdaLR):
-            factors = [max(float(factor(k)) for k in range(horizon)) for factor in part.lr_lambdas]
-            scaled = [base * factor for base, factor in zip(part.base_lrs, factors, strict=True)]
-            return float(max(scaled)) if 0 < max(scaled) < math.inf else max(peaks)
-    return max(peaks)
+    return max(peak_lrs(optimizer))
 
 
-def _parts(scheduler: Any) -> Iterator[Any]:
-    """Yield the scheduler and those inside it (SequentialLR, ChainedScheduler)."""
-    yield scheduler
-    for inner in getattr(scheduler, "_schedulers", ()):
-        yield from _parts(inner)
+def floors_above(lr: float, schedulers: Sequence[Any]) -> list[str]:
+    """Return the floors of the schedulers that lie above ``lr``, each as ``"eta_min=0.1 of CosineAnnealingLR"``."""
+    found = []
+    for part in (part for scheduler in schedulers for part in parts(scheduler)):
+        for key in _FLOOR_KEYS:
+            values = getattr(part, key, None)
+            numbers = values if isinstance(values, (list, tuple)) else [values]
+            floor = max((float(it) for it in numbers if isinstance(it, (int, float))), default=0.0)
+            if floor > lr:
+                found.append(f"{key}={floor:.3g} of {type(part).__name__}")
+    return found
+
+
+def _keys(part: Any) -> tuple[str, ...]:
+    """Return the attributes of a scheduler that hold learning rates."""
+    keys = tuple(key for key in _SCHEDULER_KEYS if isinstance(getattr(part, key, None), list))
+    keys += tuple(key for key in _NUMBER_KEYS if isinstance(getattr(part, key, None), float))
+    # With 0 steps of warm-up, timm's hold ones that are not used.
+    warms_up = "base_values" in keys and bool(getattr(part, "warmup_t", 0))
+    return keys + tuple(key for key in _WARM_UP_KEYS if warms_up and hasattr(part, key))
 
 
 def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.nn.Module | None = None) -> list[str]:
@@ -166,7 +175,7 @@ def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[A
         write_momentum(group, momentum)
         if "max_momentum" in group:  # torch's OneCycleLR and CyclicLR keep the ends of their cycle there
             group.update(max_momentum=momentum, base_momentum=min(group["base_momentum"], momentum))
-    cycles = [part for scheduler in schedulers for part in _parts(scheduler) if isinstance(part, OneCycleScheduler)]
+    cycles = [part for scheduler in schedulers for part in parts(scheduler) if isinstance(part, OneCycleScheduler)]
     for cycle in cycles:
         cycle.set_max_momentum(momentum)
     return [_groups(len(groups)), *(type(cycle).__name__ for cycle in cycles)]
@@ -174,22 +183,3 @@ def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[A
 
 def _groups(number: int) -> str:
     return f"{number} parameter group{'' if number == 1 else 's'}"
-
-
-def set_attributes(holder: Any, names: Sequence[str], value: float) -> list[str]:
-    """Set those of ``names`` that a module or its hparams hold as a number or None; return what was set."""
-    changed = []
-    hparams = getattr(holder, "hparams", {})
-    for name in names:
-        if name in hparams and _is_rate(hparams[name]):
-            hparams[name] = value
-            changed.append(f"hparams.{name}")
-        if _is_rate(getattr(holder, name, "missing")):
-            with suppress(AttributeError):  # a property without a setter
-                setattr(holder, name, value)
-                changed.append(f"module.{name}")
-    return changed
-
-
-def _is_rate(value: Any) -> bool:
-    return value is None or (isinstance(value, Real) and not isinstance(value, bool))

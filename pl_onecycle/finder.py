@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
-from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Choice, Refusal, Suggestion
+from pl_onecycle.module_attributes import set_attributes
 from pl_onecycle.report import Report, Saved, save
 from pl_onecycle.run_optimizer import RunOptimizer
 
@@ -130,7 +130,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     def find(self, trainer: pl.Trainer, saves: bool = True) -> None:
         """Search, apply, save if asked to, and log within ``fit``, regardless of earlier results."""
-        run = RunOptimizer(trainer, self.optimizer)
+        run = RunOptimizer(trainer, self.optimizer, calls_users_code=self.apply)
         self._forget()
         self.before = self._value_before(run)
         self.answer = self._search(run)
@@ -141,13 +141,17 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
         name, value = self.value_name, self.value
+        training = f"training continues with {self._label_in(run)} {before:.3g}"
         if value is None:
-            return f"no suggestion, because {self.why}; training continues with {name} {before:.3g}", []
+            return f"no suggestion, because {self.why}; {training}", []
         if not self.apply:
-            suggested = f"suggests {name} {value:.3g} ({self.why})"
-            return f"{suggested}; not applied, training continues with {name} {before:.3g}", []
+            return f"suggests {name} {value:.3g} ({self.why}); not applied, {training}", []
         changed = self._use(run, value)
-        return f"{name} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
+        return f"{self._label_in(run)} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
+
+    def _label_in(self, run: RunOptimizer) -> str:
+        """Return what the value is in the run, for the log."""
+        return self.value_name
 
     def facts(self) -> dict[str, Any]:
         """Return the contents of the report other than the curves."""
@@ -233,12 +237,16 @@ class Finder(pl.Callback, Generic[Found], ABC):
             return f"as training is already at step {trainer.global_step}"
         return None
 
+    def _set_attributes(self, module: pl.LightningModule, value: float) -> list[str]:
+        """Write the value of a resumed run to the module; return what changed."""
+        return set_attributes(module, self.module_names, value)
+
     def _skip(self, trainer: pl.Trainer, reason: str) -> None:
         """Apply the result of an earlier search, if there is one, and log why the search is skipped."""
         module, value, changed = trainer.lightning_module, self.value, list[str]()
         if value is not None and self.apply:
             if self._is_resumed:  # optimizer and schedulers come from the checkpoint
-                changed = set_attributes(module, self.module_names, value) if len(trainer.optimizers) == 1 else []
+                changed = self._set_attributes(module, value) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._use(RunOptimizer(trainer, self.optimizer), value)
             set_again = f"; its {self.value_name} {value:.3g} is set again in {', '.join(changed)}"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
-from pl_onecycle.apply import LR_NAMES
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
@@ -27,6 +26,7 @@ from pl_onecycle.curves import (
     verified,
 )
 from pl_onecycle.finder import Finder
+from pl_onecycle.module_attributes import LR_NAMES, restore_values, values_at
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
 from pl_onecycle.report import Advance, Report, SweepPicture, curve_table, draw_range_test, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -58,8 +58,10 @@ class LRRangeTest(Finder[Suggestion]):
     of an epoch, and after those that add parameter groups or change the accumulation there.
 
     *Changes* (with ``apply``) the learning rates of the optimizer's parameter groups, which keep their ratios, and of
-    its schedulers; with one optimizer also the module's ``lr`` or ``learning_rate``, and those in ``hparams``. At a
-    milestone a `OneCycleScheduler` begins a new cycle over the rest of the run; other schedules keep their position.
+    its schedulers; with one optimizer also the module's ``lr`` or ``learning_rate``, and those in ``hparams``, by the
+    same factor, where the module's code uses them. At a milestone a `OneCycleScheduler` begins a new cycle over the
+    rest of the run; other schedules keep their position. The peak of a schedule is found on copies of its schedulers,
+    stepped as in the run; if that is not possible, the log says so, and the base of the schedule is set.
 
     *Restores* everything else: after the test, weights, buffers, optimizer state, random streams, loaders, metrics,
     loggers and counters are as before it, bit for bit, also after an exception or Ctrl-C. Not restored: state that user
@@ -98,7 +100,9 @@ class LRRangeTest(Finder[Suggestion]):
         optimizer: Index of the optimizer whose lr is found, in the order of ``configure_optimizers``; the others keep
             their lr.
         milestones: Epochs >= 1 at whose start the test runs again.
-        apply: False only suggests.
+        attr_name: Name of the module's learning rate, with dots, e.g. ``"hparams.optim.lr"`` or ``"optim.lr"``, that
+            is scaled as the peak is; an empty string for those that its code uses.
+        apply: False only suggests, and calls no function of the user's schedule.
         report: False writes no files and no logger curves.
 
     Attributes:
@@ -127,7 +131,8 @@ class LRRangeTest(Finder[Suggestion]):
     rank = 0
     settings = (
         *("min_lr", "max_lr", "num_steps", "mode", "num_stairs", "method", "early_stop_threshold", "monitor"),
-        *("monitor_mode", "val_batches", "val_every", "verify", "verify_steps", "optimizer", "milestones", "apply"),
+        *("monitor_mode", "val_batches", "val_every", "verify", "verify_steps", "optimizer", "milestones"),
+        *("attr_name", "apply"),
     )
     module_names = LR_NAMES
     curve: LossCurve | None
@@ -152,10 +157,12 @@ class LRRangeTest(Finder[Suggestion]):
         verify_steps: int = 50,
         optimizer: int = 0,
         milestones: Sequence[int] = (),
+        attr_name: str = "",
         apply: bool = True,
         report: bool = True,
     ) -> None:
         super().__init__(optimizer=optimizer, milestones=milestones, apply=apply, report=report)
+        self.attr_name = attr_name
         self.min_lr = plain(min_lr)
         self.max_lr = plain(max_lr)
         self.num_steps = plain(num_steps)
@@ -193,6 +200,7 @@ class LRRangeTest(Finder[Suggestion]):
             expect_integer("verify", self.verify, minimum=3)
             expect(self.verify % 2 == 1, "verify", "True, False or an odd number", self.verify)
         expect_integer("verify_steps", self.verify_steps, minimum=10)
+        expect(isinstance(self.attr_name, str), "attr_name", "the name of an attribute", self.attr_name, TypeError)
 
     # ------------------------------------------------------------------------------------------ state
     @override
@@ -203,6 +211,7 @@ class LRRangeTest(Finder[Suggestion]):
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": [[lr, curve.to_dict()] for lr, curve in self.cycles.items()],
             "steps": self.steps,
+            "attributes": self._attributes,
         }
 
     @override
@@ -212,17 +221,20 @@ class LRRangeTest(Finder[Suggestion]):
         self.coarse = [LossCurve(**curve) for curve in state_dict.get("coarse", ())]
         self.cycles = {lr: LossCurve(**curve) for lr, curve in state_dict.get("cycles", ())}
         self.steps = state_dict.get("steps", 0)
+        self._attributes = state_dict.get("attributes", {})
         self._load_answer(Suggestion, state_dict)
 
     @override
     def _forget(self) -> None:
         self.curve, self.coarse, self.cycles = None, [], {}
         self.steps = self._sweep_steps = 0
+        self._attributes = dict[str, float]()  # of the module, as the result has set them
 
     # ----------------------------------------------------------------------------------------- search
     @override
     def check(self, trainer: pl.Trainer) -> None:
         super().check(trainer)
+        RunOptimizer(trainer, self.optimizer).check_attribute(self.attr_name)
         if self.monitor == VAL_LOSS and not trainer.enable_validation:
             raise MisconfigurationException(
                 f"`{type(self).__name__}(monitor='{VAL_LOSS}')` needs validation data and a `validation_step`."
@@ -319,7 +331,17 @@ class LRRangeTest(Finder[Suggestion]):
 
     @override
     def _use(self, run: RunOptimizer, value: float) -> list[str]:
-        return run.use_max_lr(value)
+        changed = run.use_max_lr(value, self.attr_name)
+        self._attributes = values_at(run.trainer.lightning_module, changed)
+        return changed
+
+    @override
+    def _set_attributes(self, module: pl.LightningModule, value: float) -> list[str]:
+        return restore_values(module, self._attributes)
+
+    @override
+    def _label_in(self, run: RunOptimizer) -> str:
+        return "base lr" if run.doubt else super()._label_in(run)
 
     # ------------------------------------------------------------------------------------------- show
     @property

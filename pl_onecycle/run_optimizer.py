@@ -1,16 +1,33 @@
 """`RunOptimizer`: one optimizer of a Trainer's run, its schedulers, and how found values reach both."""
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
 
-from pl_onecycle._lightning import MisconfigurationException, pl
-from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, schedule_peak
+from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_warn
+from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, floors_above, schedule_peak
+from pl_onecycle.copies import Copies
+from pl_onecycle.module_attributes import holds_rate
 from pl_onecycle.optimizer_groups import check_lrs
+from pl_onecycle.played_schedule import CannotPlay, Moment, parts, past_peak, play, users_code
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
+
+# A peak that is played differs by rounding from the one that the groups say.
+_ALIKE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Peak:
+    """The largest lr of the whole run and of its rest, and why the run may have another, or an empty string."""
+
+    lr: float
+    rest: float
+    doubt: str = ""
 
 
 class RunOptimizer:
@@ -19,22 +36,26 @@ class RunOptimizer:
     Args:
         trainer: A Trainer within ``fit``.
         index: Index of the optimizer, in the order of ``configure_optimizers``.
+        calls_users_code: Whether functions and schedulers of the user may be called on copies, to learn the peak.
 
     Attributes:
         trainer: The Trainer.
         optimizer: The optimizer, whose groups all have a usable ``lr``.
+        calls_users_code: See above.
 
     Raises:
         MisconfigurationException: The module has no such optimizer, or the optimizer has no usable lr.
     """
 
-    def __init__(self, trainer: pl.Trainer, index: int) -> None:
+    def __init__(self, trainer: pl.Trainer, index: int, calls_users_code: bool = True) -> None:
         usable = [it for it in trainer.optimizers if it.param_groups]  # Lightning's stand-in has none
         if index >= len(usable):
             name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
             number = f"{len(usable)} optimizer{'' if len(usable) == 1 else 's'}"
             raise MisconfigurationException(f"There is no optimizer with index {index}: {name} returned {number}.")
         self.trainer = trainer
+        self.calls_users_code = calls_users_code
+        self._known_peak: _Peak | None = None
         self.optimizer: Optimizer = trainer.optimizers[index]
         check_lrs(self.optimizer, MisconfigurationException)
 
@@ -51,8 +72,13 @@ class RunOptimizer:
 
     @property
     def peak(self) -> float:
-        """The largest lr that the optimizer reaches in the run."""
-        return schedule_peak(self.optimizer, self.schedulers, self._scheduler_steps)
+        """The largest lr that the optimizer reaches in the run; if that is not known, the base of its schedule."""
+        return self._peak.lr
+
+    @property
+    def doubt(self) -> str:
+        """Why `peak` may not be that of the run, or an empty string."""
+        return self._peak.doubt
 
     def short_cycle(self, max_lr: float, num_steps: int) -> OneCyclePolicy:
         """Return the cycle of the run, or the default one, with another peak and in few steps."""
@@ -65,10 +91,34 @@ class RunOptimizer:
         return replace(whole, max_lr=max_lr, total_steps=num_steps, decay=decay)
 
     # --------------------------------------------------------------------------------------- found values
-    def use_max_lr(self, lr: float) -> list[str]:
-        """Make ``lr`` the peak of the run from here on, see `apply_max_lr`; return what changed."""
+    def use_max_lr(self, lr: float, attr_name: str = "") -> list[str]:
+        """Make ``lr`` the peak of the run from here on, see `apply_max_lr`.
+
+        Returns:
+            What changed, and a sentence if the run does not peak at ``lr``, or may not.
+        """
+        before, module = self._peak, self.trainer.lightning_module if attr_name else self._module
         restart = self.trainer.global_step > 0
-        return apply_max_lr(lr, self.optimizer, self.schedulers, self._module, self._scheduler_steps, restart)
+        places: dict[str, Any] = {"old_peak": before.lr, "attr_name": attr_name}
+        changed = apply_max_lr(lr, self.optimizer, self.schedulers, module, restart, **places)
+        self._known_peak = None
+        for floor in floors_above(lr, self.schedulers):
+            rank_zero_warn(f"The floor {floor} is above the found max_lr {lr:.3g}: lower it, or the lr rises to it.")
+        after = self._peak
+        if after.doubt:
+            changed.append(f"as the base of the schedule only, because {after.doubt} and its peak is not known")
+        elif f"{after.rest:.3g}" != f"{lr:.3g}":
+            changed.append(f"with which the largest lr of the run from here on is {after.rest:.3g}")
+        return changed
+
+    def check_attribute(self, attr_name: str) -> None:
+        """Raise MisconfigurationException unless the module or its hparams hold a number, or None, by this name."""
+        module = self.trainer.lightning_module
+        if attr_name and not holds_rate(module, attr_name):
+            raise MisconfigurationException(
+                f"Expected argument `attr_name` to be the name of a number in {type(module).__name__} or its hparams"
+                f" but got {attr_name!r}"
+            )
 
     def use_weight_decay(self, weight_decay: float) -> list[str]:
         """Train with ``weight_decay`` from here on, see `apply_weight_decay`; return what changed."""
@@ -84,14 +134,92 @@ class RunOptimizer:
         return [it for it in configs if getattr(it.scheduler, "optimizer", self.optimizer) is self.optimizer]
 
     @property
-    def _scheduler_steps(self) -> int:
-        """How often the schedulers are stepped in the run; once where the run is endless."""
-        by_hand = not self.trainer.lightning_module.automatic_optimization
-        by_step = by_hand or any(config.interval == "step" for config in self._configs)
-        times = self.trainer.estimated_stepping_batches if by_step else self.trainer.max_epochs or 1
-        return int(times) if 1 <= times < math.inf else 1
+    def _peak(self) -> _Peak:
+        if self._known_peak is None:
+            self._known_peak = self._find_peak()
+        return self._known_peak
+
+    def _find_peak(self) -> _Peak:
+        """Play the rest of the run, unless the peak is known without."""
+        schedulers, said = self.schedulers, schedule_peak(self.optimizer, self.schedulers)
+        if not schedulers or any(isinstance(it, OneCycleScheduler) for each in schedulers for it in parts(each)):
+            return _Peak(said, said)
+        name, hook = users_code(schedulers), self._users_hook
+        if hook is not None:
+            name = name or "lr_scheduler_step"
+        if name and not self.calls_users_code:
+            return _Peak(said, said, f"{name} is not called")
+        if not self.trainer.lightning_module.automatic_optimization:
+            return _Peak(said, said, f"{name} is stepped by hand" if name else "")
+        if name and not self._steps_of_run:
+            return _Peak(said, said, "the length of the run is not known")
+        then, copies = _TrainerThen(self.trainer), Copies()
+        copies.use(self.trainer, then)
+        try:
+            rest = play(self.optimizer, schedulers, self._moments(), copies, partial(_step, then, hook, copies))
+            past = past_peak(schedulers, copies) if self.trainer.global_step else rest
+        except CannotPlay as error:
+            return _Peak(said, said, f"{name or type(schedulers[0]).__name__} {error}")
+        whole = max(rest, said if past is None else past)
+        whole, rest = (said if math.isclose(it, said, rel_tol=_ALIKE) else it for it in (whole, rest))
+        return _Peak(whole, rest)
+
+    @property
+    def _users_hook(self) -> Callable[..., Any] | None:
+        """The module's own ``lr_scheduler_step``, if it has one."""
+        module = self.trainer.lightning_module
+        hook: Any = module.lr_scheduler_step
+        return None if getattr(hook, "__func__", None) is pl.LightningModule.lr_scheduler_step else hook
+
+    @property
+    def _steps_of_run(self) -> int:
+        """Optimizer steps of the whole run; 0 where it is endless."""
+        steps = self.trainer.estimated_stepping_batches  # loads the data
+        return int(steps) if 1 <= steps < math.inf else 0
+
+    def _moments(self) -> Iterator[Moment]:
+        """Yield when Lightning steps the schedulers, up to the last optimizer step of the run."""
+        trainer, configs, total = self.trainer, self._configs, self._steps_of_run
+        epoch, step, batches = trainer.current_epoch, trainer.global_step, trainer.num_training_batches
+        accumulated = trainer.accumulate_grad_batches
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        batch = done if done < batches else 0
+        can_step = [not it.reduce_on_plateau for it in configs]  # a metric steps the others
+        by_step = [k for k, it in enumerate(configs) if can_step[k] and it.interval == "step"]
+        by_epoch = [k for k, it in enumerate(configs) if can_step[k] and it.interval == "epoch"]
+        while step < total:
+            is_last = batch + 1 >= batches
+            due: list[int] = []
+            if is_last or (batch + 1) % accumulated == 0:
+                step += 1
+                due += [k for k in by_step if (batch + 1) % configs[k].frequency == 0]
+            if is_last:
+                due += [k for k in by_epoch if (epoch + 1) % configs[k].frequency == 0]
+            if due and step < total:
+                yield Moment(epoch, step, tuple(due))
+            epoch, batch = (epoch + 1, 0) if is_last else (epoch, batch + 1)
 
     @property
     def _module(self) -> pl.LightningModule | None:
         """The module, whose attributes describe this optimizer only if it has no other."""
         return self.trainer.lightning_module if len(self.trainer.optimizers) == 1 else None
+
+
+class _TrainerThen:
+    """The Trainer as user code sees it at a moment of the run that is played."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self._trainer = trainer
+        self.current_epoch, self.global_step = trainer.current_epoch, trainer.global_step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trainer, name)
+
+
+def _step(then: _TrainerThen, hook: Any, copies: Copies, scheduler: Any, moment: Moment) -> None:
+    """Step the copy of a scheduler as Lightning steps the original."""
+    then.current_epoch, then.global_step = moment.epoch, moment.step
+    if hook is None:
+        scheduler.step()
+    else:
+        copies.of(hook)(scheduler, None)

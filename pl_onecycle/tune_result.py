@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pl_onecycle._lightning import pl
-from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect
+from pl_onecycle.module_attributes import set_attributes
 from pl_onecycle.settings_callback import OneCycleSettings, check_model
 
 # Names of the attribute and hparam of a model or a data module.
@@ -70,7 +70,8 @@ class TuneResult:
         check_model(model, self.tuned_for)
         if self.batch_size is not None:
             taken = [set_attributes(holder, BATCH_NAMES, self.batch_size) for holder in (model, datamodule)]
-            expect(any(taken), "datamodule", "one with a `batch_size`, as the tuned one", datamodule)
+            is_set = any(not label.startswith("not in ") for labels in taken for label in labels)
+            expect(is_set, "datamodule", "one with a `batch_size`, as the tuned one", datamodule)
         settings = OneCycleSettings(**self._values, optimizer=self.optimizer, tuned_for=self.tuned_for)
         users = model.on_fit_start
         own = users.users if isinstance(users, _Applied) else users

@@ -14,10 +14,10 @@ import yaml
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, Tuner, expect_module, expect_trainer, pl
-from pl_onecycle.apply import set_attributes
 from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
+from pl_onecycle.module_attributes import set_attributes
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
 from pl_onecycle.report import Report, SweepPicture, claim_directories, curve_table, curves_table, draw_tuning, save

@@ -7,8 +7,8 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException
-from pl_onecycle.apply import WEIGHT_DECAY_NAMES
 from pl_onecycle.checks import expect_bool, expect_number, plain
+from pl_onecycle.module_attributes import WEIGHT_DECAY_NAMES
 from pl_onecycle.optimizer_groups import weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
 from pl_onecycle.run_optimizer import RunOptimizer

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.optim import SGD, Adam
 
-from pl_onecycle.apply import LR_NAMES, apply_max_lr, apply_weight_decay, set_attributes
+from pl_onecycle.apply import apply_max_lr, apply_weight_decay
+from pl_onecycle.module_attributes import LR_NAMES, set_attributes
 from pl_onecycle.scheduler import OneCycleScheduler
 from tests.fits import SmallNet
 from tests.schedules import sgd
@@ -30,25 +31,28 @@ def applied_to(module: torch.nn.Module) -> list[str]:
     return apply_max_lr(FOUND, sgd(OLD), [], module)
 
 
-def test_learning_rates_of_the_module_and_of_its_hparams_follow() -> None:
-    net = Net()
-    assert applied_to(net) == [
-        "1 parameter group",
-        "hparams.lr",
-        "module.lr",
-        "hparams.learning_rate",
-        "module.learning_rate",
-    ]
-    assert (net.lr, net.learning_rate) == (FOUND, FOUND)
-    assert dict(net.hparams) == {"lr": FOUND, "learning_rate": FOUND}
-
-
-@pytest.mark.parametrize("value", [None, 1, 0.0, np.float32(0.1)], ids=["None", "integer", "zero", "numpy"])
-def test_any_number_or_none_is_taken_for_a_learning_rate(value: Any) -> None:
-    net = Net(lr=value, learning_rate="auto")
+def test_learning_rates_that_the_module_uses_follow_and_others_do_not() -> None:
+    net = Net()  # `SmallNet.configure_optimizers` reads `self.lr`
     assert applied_to(net) == ["1 parameter group", "hparams.lr", "module.lr"]
-    assert (net.lr, net.hparams["lr"]) == (FOUND, FOUND)
-    assert (net.learning_rate, net.hparams["learning_rate"]) == ("auto", "auto")
+    assert (net.lr, net.learning_rate) == (FOUND, OLD)
+    assert dict(net.hparams) == {"lr": FOUND, "learning_rate": OLD}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, FOUND), (1, FOUND / OLD), (0.25, 0.25 * FOUND / OLD), (np.float32(0.5), 0.5 * FOUND / OLD)],
+    ids=["None", "integer", "ten times", "numpy"],
+)
+def test_a_number_is_scaled_as_the_peak_is(value: Any, expected: float) -> None:
+    net = Net(lr=value)
+    assert applied_to(net) == ["1 parameter group", "hparams.lr", "module.lr"]
+    assert net.lr == net.hparams["lr"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_zero_is_not_what_the_optimizer_trains_with() -> None:
+    net = Net(lr=0.0)
+    assert applied_to(net) == ["1 parameter group"]
+    assert net.lr == 0
 
 
 @pytest.mark.parametrize("value", [True, "auto", [0.1], {"base": 0.1}], ids=["bool", "string", "list", "dict"])
@@ -68,7 +72,9 @@ def test_a_read_only_property_is_left_alone() -> None:
             return 2 * self.base
 
     net = Scaled()
-    assert applied_to(net) == ["1 parameter group"]
+    [groups, refusal] = applied_to(net)
+    assert groups == "1 parameter group"
+    assert refusal.startswith("not in module.lr, which refuses to be written (AttributeError: ")
     assert net.lr == 2 * OLD
 
 
@@ -86,7 +92,7 @@ def test_a_property_with_a_setter_follows() -> None:
 
     net = Scaled()
     assert applied_to(net) == ["1 parameter group", "module.lr"]
-    assert (net.lr, net.base) == (FOUND, FOUND / 2)
+    assert (net.lr, net.base) == (2 * FOUND, FOUND)  # it was twice the peak
 
 
 def test_a_module_without_learning_rates_gets_none() -> None:

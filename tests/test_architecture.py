@@ -50,9 +50,16 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "optimizer_groups": ("torch", {"checks"}),
     "real_step": ("torch", set()),
     "scheduler": ("torch", {"checks", "optimizer_groups", "policy", "real_step"}),
-    "apply": ("torch", {"checks", "optimizer_groups", "scheduler"}),
+    "copies": ("torch", set()),
+    "played_schedule": ("torch", {"copies"}),
+    "module_attributes": ("torch", {"optimizer_groups"}),
+    "apply": ("torch", {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler"}),
     "_lightning": ("Lightning", {"checks"}),
-    "run_optimizer": ("Lightning", {"_lightning", "apply", "optimizer_groups", "policy", "scheduler"}),
+    "run_optimizer": (
+        "Lightning",
+        {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
+        | {"scheduler"},
+    ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
     "trial/batches": ("Lightning", {"_lightning", "trial/memory"}),
@@ -84,10 +91,10 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "run_length": ("Lightning", {"_lightning", "scheduler"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
-    "finder": ("Lightning", {"_lightning", "apply", "checks", "curves", "report", "run_optimizer"}),
+    "finder": ("Lightning", {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer"}),
     "range_test": (
         "Lightning",
-        {"_lightning", "apply", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "module_attributes", "policy", "report", "run_optimizer", "trial"},
     ),
     "probe": (
         "Lightning",
@@ -95,18 +102,18 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": (
         "Lightning",
-        {"_lightning", "apply", "checks", "optimizer_groups", "probe", "run_optimizer"},
+        {"_lightning", "checks", "module_attributes", "optimizer_groups", "probe", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
-    "tune_result": ("Lightning", {"_lightning", "apply", "checks", "settings_callback"}),
+    "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "settings_callback"}),
     "finder_queue": (
         "Lightning",
         {"_lightning", "checks", "finder", "momentum_probe", "probe", "range_test", "weight_decay_probe"},
     ),
     "tuner": (
         "Lightning",
-        {"_lightning", "apply", "checks", "finder", "finder_queue", "probe", "range_test", "report", "trial"}
-        | {"tune_result", "weight_decay_probe"},
+        {"_lightning", "checks", "finder", "finder_queue", "module_attributes", "probe", "range_test", "report"}
+        | {"trial", "tune_result", "weight_decay_probe"},
     ),
     "cli": (
         "Lightning",
@@ -120,7 +127,10 @@ LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric"}
 # Private names of others that a room uses, because there is no public way; each is explained where it stands.
 PRIVATE: dict[str, set[str]] = {
     "real_step": {"_optimizer_step_post_hooks"},  # of torch's optimizers, whose wrappers may not have them
-    "apply": {"_schedulers"},  # of torch's SequentialLR and ChainedScheduler
+    "played_schedule": {
+        "_schedulers",  # of torch's SequentialLR and ChainedScheduler
+        "_scale_fn_custom",  # of torch's CyclicLR
+    },
     "_lightning": {
         *("_FitLoop", "_TrainingEpochLoop", "_DataFetcher", "_select_data_fetcher", "_LoggerConnector"),
         *("_MultiProcessingLauncher", "_TunerExitException"),
