@@ -124,7 +124,6 @@ def early(monitor: str, **arguments: Any) -> pl.Callback:
         ("val/ce", (early("val/acc", mode="max"), early("train/nll"), ModelCheckpoint(monitor="val/ce")), None),
         ("valid_loss", (early("val/extra_loss"),), None),
     ],
-    ids=str,
 )
 def test_the_validation_loss_is_recognized_by_its_name_or_by_what_the_run_minimizes(
     name: str, callbacks: Any, config: Any, tmp_path: Path
