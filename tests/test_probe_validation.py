@@ -147,7 +147,6 @@ def test_the_validation_loss_is_recognized_by_its_name_or_by_what_the_run_minimi
         ("val/nll", (early("train/nll"),), None, "val_loss"),
         ("val/loss", (early("val/loss"),), None, "other"),  # asked for by name: no other takes its place
     ],
-    ids=str,
 )
 def test_what_is_no_loss_of_validation_is_not_taken_for_one(name: str, callbacks: Any, config: Any, asked: str) -> None:
     probe = decay_probe(val_batches=2, monitor=asked)
