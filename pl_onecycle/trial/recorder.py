@@ -58,7 +58,7 @@ class Recorder(pl.Callback):
         """Take the optimizer over; the isolation restores it."""
         for optimizer in self._trainer.optimizers:
             is_ours = optimizer is self._driver.optimizer
-            after_real_step(optimizer, self._after_step if is_ours else self._collector.drop_backward)
+            after_real_step(optimizer, self._after_step if is_ours else self._collector.share_backward)
         model = self._trainer.strategy.model
         if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
             # A wrapper for several processes, which talk to each other from here on.
@@ -85,7 +85,7 @@ class Recorder(pl.Callback):
         if optimizer is self._driver.optimizer:
             self._collector.begin_step()
         else:
-            self._collector.drop_backward()
+            self._collector.share_backward()
 
     def _after_step(self) -> None:
         self._collector.finish_step(self.step)
