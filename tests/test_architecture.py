@@ -79,7 +79,8 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "trial/run": (
         "Lightning",
-        {"_lightning", "curves", "policy", "run_optimizer", "trial/checkups", "trial/isolation", "trial/recorder"},
+        {"_lightning", "curves", "policy", "run_optimizer"}
+        | {"trial/agreement", "trial/checkups", "trial/isolation", "trial/recorder"},
     ),
     "trial": ("Lightning", {"trial/checkups", "trial/isolation", "trial/run"}),
     "report/files": ("Lightning", {"_lightning", "checks", "curves"}),

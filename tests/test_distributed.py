@@ -78,6 +78,16 @@ def test_nan_in_one_process_stops_all_at_the_same_step(results: dict[str, list[A
         assert result["losses"][-1] != result["losses"][-1]
 
 
+@pytest.mark.parametrize("case", [case for case in CASES if case.startswith("large lr fails")])
+def test_an_exception_that_a_large_lr_causes_ends_the_sweep_of_all_as_diverged(
+    case: str, results: dict[str, list[Any]]
+) -> None:
+    for result in results[case]:
+        assert result["outcome"] == "diverged"
+        assert 10 < len(result["losses"]) < 40
+        assert [loss for loss in result["losses"] if loss != loss] == result["losses"][-1:]
+
+
 def test_all_processes_train_with_the_same_found_lr(results: dict[str, list[Any]]) -> None:
     one, other = results["applied"]
     assert one["suggestion"] == other["suggestion"]

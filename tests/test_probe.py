@@ -247,6 +247,32 @@ def test_a_candidate_that_diverges_is_out_and_its_steps_are_saved(caplog: pytest
     assert f"{lost / 40:.0%} of the steps saved" in line(caplog)
 
 
+@pytest.mark.parametrize("good", [1e-4, None], ids=["one of two", "all"])
+def test_a_candidate_with_which_the_module_raises_an_exception_has_diverged(
+    good: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Checked(Net):
+        def loss(self, batch: Any) -> Any:
+            out = self.net(batch[0])
+            if out.abs().max() > 100:
+                raise ValueError("activations have exploded")
+            return torch.nn.functional.cross_entropy(out, batch[1])
+
+    def weights(*finders: Any) -> dict[str, Any]:
+        torch.manual_seed(0)
+        module = Checked()
+        trainer(finders, max_epochs=1).fit(module, data(), data(64))
+        return weights_of(module)
+
+    expected = weights()
+    bad = 1e6 if good is None else 1e9
+    probe = decay_probe(bad, good or 1e9, num_steps=20, max_lr=1.0, apply=False)
+    with pytest.warns(UserWarning, match="^A trial has diverged and ended in ValueError: activations have exploded$"):
+        assert same(weights(probe), expected)
+    assert probe.curves[bad].outcome == "diverged"
+    assert probe.suggestion is None if good is None else found(probe).value == good
+
+
 def test_a_hopeless_candidate_is_dropped_after_three_checkups_in_a_row() -> None:
     # The first falls by 0.1 a checkup; the second does not, which is hopeless at its checkups 1, 2 and 3.
     def val_loss_of(decay: float, checkup: int) -> float:

@@ -71,6 +71,20 @@ class Net(Recording):
 losses_of_trial: list[float] = []
 
 
+class Checked(Net):
+    """Does not accept a large loss: in all processes, or in the second only."""
+
+    def __init__(self, only: bool = False) -> None:
+        super().__init__()
+        self.is_strict = RANK == 1 or not only
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if self.is_strict and loss.detach() > 10:
+            raise FloatingPointError("the loss has exploded")
+        return loss
+
+
 class Validated(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", self.loss(batch), sync_dist=True)
@@ -308,6 +322,14 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         replace(SHUFFLED, options=lambda root: ddp(DDPStrategy(static_graph=True))(root)), quiet()
     ),
     "NaN in one process": nan_on_one,
+    **{
+        f"large lr fails in {where}": partial(
+            fits,
+            replace(SHUFFLED, module=partial(Checked, only)),
+            LRRangeTest(1e-4, 1e4, 40, apply=False, early_stop_threshold=None),
+        )
+        for where, only in (("all processes", False), ("one process", True))
+    },
     "applied": applied,
     "weight decay probe, validation": probed,
     "weight decay probe, validation loss in one process": partial(probed, ValidatedByOne),

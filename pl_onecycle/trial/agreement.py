@@ -2,7 +2,8 @@
 
 The life of a step, seen from here: before each batch, forward pass, backward pass and fetch of losses all processes
 meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait. An exception
-in a step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault.
+in a step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they
+do not, `run.py` repeats the steps, and all processes take part.
 """
 
 import logging
@@ -53,9 +54,18 @@ class Agreement:
                 logger.error("A trial failed in process %d.", self._trainer.global_rank, exc_info=error)
             self.meet(can_continue=False)
         is_finite = all(bool(torch.isfinite(value).all()) for value in (*self._weights_and_gradients(), *losses))
+        return self.anywhere(not is_finite)
+
+    def anywhere(self, flag: bool) -> bool:
+        """Return whether ``flag`` is set in any process."""
+        return flag if self.is_alone else bool(self._trainer.strategy.reduce_boolean_decision(flag, all=False))
+
+    def least(self, number: int) -> int:
+        """Return the lowest ``number`` of all processes."""
         if self.is_alone:
-            return not is_finite
-        return bool(self._trainer.strategy.reduce_boolean_decision(not is_finite, all=False))
+            return number
+        strategy = self._trainer.strategy
+        return int(strategy.all_gather(torch.tensor(number, device=strategy.root_device)).min())
 
     def _weights_and_gradients(self) -> Iterable[Tensor]:
         weights = [weight for weight in self._trainer.lightning_module.parameters() if not is_lazy(weight)]

@@ -1,9 +1,10 @@
 """`LossCollector`: one loss for each step of the optimizer, fetched from the device in chunks.
 
 The life of a step, seen from here: each backward pass adds a loss; when the optimizer is about to step, the losses
-since the last step become one *attempt*; when it has really stepped, the first attempt is the loss of that step, as it
+since its last step become one *attempt*; when it has really stepped, the first attempt is the loss of that step, as it
 was computed at the weights that the step before has led to (LBFGS and SAM evaluate a step several times). The loss
-stays on the device until the next `fetch`.
+stays on the device until the next `fetch`. Losses that another optimizer has stepped with are dropped at the next
+backward pass; a step without one in between shares them.
 """
 
 import math
@@ -31,7 +32,8 @@ class LossCollector:
         self.steps: list[int] = []
         self.losses: list[float] = []
         self._trainer, self._last_step = trainer, last_step
-        self._backward: list[Tensor] = []  # losses of the backward passes since an optimizer last began a step
+        self._backward: list[Tensor] = []  # losses of the backward passes whose gradient the next step would use
+        self._is_used = False  # whether another optimizer has stepped with them
         self._attempts: list[Tensor] = []  # one for each time that this optimizer began a step since it last finished
         self._waiting: list[tuple[int, Tensor | None]] = []  # steps with their losses, still on the device
         self._without_loss = 0  # how many of the last ones that wait have no loss yet
@@ -49,6 +51,9 @@ class LossCollector:
     # ------------------------------------------------------------------------------------- on the device
     def add_backward(self, loss: Tensor) -> None:
         """Add the loss of a backward pass, before the gradient scaler."""
+        if self._is_used:  # those before belong to the other optimizer
+            self._backward.clear()
+            self._is_used = False
         loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32)).mean()
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         if scaler is not None:
@@ -64,9 +69,9 @@ class LossCollector:
             self._attempts.append(total)
             self._backward.clear()
 
-    def drop_backward(self) -> None:
-        """Drop the losses of the backward passes so far: they belong to another optimizer."""
-        self._backward.clear()
+    def share_backward(self) -> None:
+        """Keep the losses of the backward passes so far only up to the next one: another optimizer steps with them."""
+        self._is_used = True
 
     def finish_step(self, step: int) -> None:
         """Take the first attempt as the loss of ``step``, which the optimizer has really taken."""

@@ -6,6 +6,7 @@ are fetched and judged by `first_explosion`, and the `CheckupRecorder` carries o
 `Agreement` keeps several processes together at each of these points.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -33,14 +34,30 @@ OnStep = Callable[[int, float], None]
 class Recorder(pl.Callback):
     """Drives the optimizer, records the loss of each of its steps and says when the trial is done.
 
+    Args:
+        run: The optimizer.
+        policy: Its learning rate and momentum.
+        threshold: When the trial has diverged, see `first_explosion`.
+        on_step: Called with the number of steps done and the last known loss.
+        checkups: When to validate.
+        most_batches: After how many batches the trial is done, if the policy does not end before.
+
     Attributes:
         done: Whether the trial has all that it needs.
+        batches: How many batches have begun.
     """
 
     def __init__(
-        self, run: RunOptimizer, policy: Policy, threshold: float | None, on_step: OnStep | None, checkups: Checkups
+        self,
+        run: RunOptimizer,
+        policy: Policy,
+        threshold: float | None,
+        on_step: OnStep | None,
+        checkups: Checkups,
+        most_batches: float = math.inf,
     ) -> None:
         self.done = False
+        self.batches, self._most_batches = 0, most_batches
         self._trainer, self._threshold, self._on_step = run.trainer, threshold, on_step
         self._driver = Driver(run.optimizer, policy)
         self._collector = LossCollector(run.trainer, self._driver.last_step)
@@ -54,11 +71,16 @@ class Recorder(pl.Callback):
         """How many steps the optimizer has taken."""
         return self._driver.step
 
+    @property
+    def has_exploded(self) -> bool:
+        """Whether a loss has exploded, or an exception was recorded as one that has."""
+        return self._exploded is not None
+
     def begin(self) -> None:
         """Take the optimizer over; the isolation restores it."""
         for optimizer in self._trainer.optimizers:
             is_ours = optimizer is self._driver.optimizer
-            after_real_step(optimizer, self._after_step if is_ours else self._collector.drop_backward)
+            after_real_step(optimizer, self._after_step if is_ours else self._collector.share_backward)
         model = self._trainer.strategy.model
         if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
             # A wrapper for several processes, which talk to each other from here on.
@@ -71,6 +93,7 @@ class Recorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._processes.meet()
+        self.batches += 1
         self._begun_at = self.step
 
     @override
@@ -85,7 +108,7 @@ class Recorder(pl.Callback):
         if optimizer is self._driver.optimizer:
             self._collector.begin_step()
         else:
-            self._collector.drop_backward()
+            self._collector.share_backward()
 
     def _after_step(self) -> None:
         self._collector.finish_step(self.step)
@@ -103,7 +126,7 @@ class Recorder(pl.Callback):
         is_cheap = trainer.strategy.root_device.type == "cpu" or self._collector.waiting >= CHUNK
         if self._driver.is_through or self._checkups.is_due or is_cheap:
             self.fetch_losses()
-        self.done = self.done or self._driver.is_through
+        self.done = self.done or self._driver.is_through or self.batches >= self._most_batches
         if self._checkups.is_due and not self._checkups.validates:
             self._judge()
         trainer.should_stop = trainer.should_stop or self.done
@@ -151,16 +174,23 @@ class Recorder(pl.Callback):
         """Ask whether the trial should end here."""
         self.done = self.done or self._checkups.should_end(self.curve)
 
-    def record_divergence(self, error: Exception) -> bool:
-        """Record an exception that the trial has caused as a loss that is not finite; return whether it has."""
-        if not self._processes.is_divergence(error, self._collector.unfinished) or self.step == 0:
-            return False
+    def end(self) -> None:
+        """Fetch the last losses, once every process has come to the end."""
+        self._processes.meet()
+        self.fetch_losses()
+
+    def explains(self, error: Exception) -> bool:
+        """Return whether values that are not finite, after a step, explain an exception; to be called in the trial."""
+        is_divergence = self._processes.is_divergence(error, self._collector.unfinished)
+        return is_divergence and self._processes.least(self.step) > 0
+
+    def record_divergence(self) -> None:
+        """Record an exception that the learning rate has caused as a loss that is not finite."""
         if self._processes.is_alone:  # others may have another number of losses
             self.fetch_losses()
         if self._exploded is None:
-            self._collector.add_nan(self.step)
+            self._collector.add_nan(self._processes.least(self.step))
             self._exploded = len(self._collector.losses) - 1
-        return True
 
     # ----------------------------------------------------------------------------------------- the result
     def curve(self) -> LossCurve:

@@ -2,19 +2,28 @@
 
 The steps are real ones, with the module's hooks, precision, strategy, clipping and accumulation of the fit in
 which they run; afterwards model, optimizer and Trainer are as before.
+
+An exception in a trial that values which are not finite do not explain is the learning rate's fault if it does not come
+in the same batches at a low lr, and comes again with the policy's own. Otherwise it is the user's and propagates.
 """
 
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from torch.optim import Optimizer
 
-from pl_onecycle._lightning import _FitLoop, pl, rank_zero_warn
+from pl_onecycle._lightning import MisconfigurationException, _FitLoop, pl, rank_zero_warn
 from pl_onecycle.curves import LossCurve
 from pl_onecycle.policy import Policy
 from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.trial.agreement import Agreement, TrialFailedElsewhere
 from pl_onecycle.trial.checkups import Checkups
 from pl_onecycle.trial.isolation import isolated
 from pl_onecycle.trial.recorder import OnStep, Recorder
+
+# Prepares the optimizer before the first step.
+Prepare = Callable[[Optimizer], object]
 
 
 def run_trial(
@@ -23,7 +32,7 @@ def run_trial(
     *,
     early_stop_threshold: float | None = 4.0,
     on_step: OnStep | None = None,
-    prepare: Callable[[Optimizer], object] | None = None,
+    prepare: Prepare | None = None,
     checkups: Checkups | None = None,
 ) -> LossCurve:
     """Train ``policy.total_steps`` steps of an optimizer in isolation and return the loss after each.
@@ -35,9 +44,13 @@ def run_trial(
 
     The loss of a step is the one whose gradient the optimizer uses. With automatic optimization that is the mean over
     the micro-batches; with manual optimization the sum of what went to ``manual_backward`` since an optimizer last
-    stepped, or, for a module that calls ``backward`` itself, what ``training_step`` returns. With several processes it
-    is the mean over them, and all decide together at every step whether to continue: what stops one of them stops all
-    at the same step.
+    stepped, which optimizers that step one after the other share, or, for a module that calls ``backward`` itself, what
+    ``training_step`` returns. With several processes it is the mean over them, and all decide together at every step
+    whether to continue: what stops one of them stops all at the same step.
+
+    An exception that too large an lr has caused ends the trial as diverged, with a warning. Unless weights, gradients
+    or losses that are not finite explain it, the batches up to it are repeated, at a tenth of the policy's lowest lr
+    and then with the policy: it must not come in the former, and must come again in the latter.
 
     Args:
         run: The optimizer that follows the policy, in a Trainer whose train loader is set up.
@@ -57,21 +70,56 @@ def run_trial(
     """
     checkups = checkups or Checkups()
     recorder = Recorder(run, policy, early_stop_threshold, on_step, checkups)
+    failure = _try(recorder, run, checkups, prepare)
+    if failure is not None:
+        try:
+            if not failure.is_explained and not _is_caused_by_lr(failure, policy, run, checkups, prepare):
+                _propagate(failure.error)
+            recorder.record_divergence()
+            rank_zero_warn(f"A trial has diverged and ended in {_in_a_line(failure.error)}")
+        finally:
+            del failure  # its traceback refers to this frame and to the tensors of the step
+    return recorder.curve()
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """How a trial has failed.
+
+    Attributes:
+        error: The exception that has ended it.
+        batches: How many batches had begun.
+        is_explained: Whether values that are not finite explain the exception.
+    """
+
+    error: Exception
+    batches: int
+    is_explained: bool
+
+
+def _propagate(error: Exception) -> None:
+    if isinstance(error, StopIteration):  # would end the user's fit without a word
+        raise RuntimeError("A hook of the module raised StopIteration in a trial.") from error
+    raise error
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return type and message of an exception, without the values of tensors that some messages end with."""
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
+def _try(recorder: Recorder, run: RunOptimizer, checkups: Checkups, prepare: Prepare | None) -> _Failure | None:
+    """Run an isolated trial; return how it has failed, if it has."""
     with isolated(run.trainer, recorder, checkups.val_batches, recorder.is_validation_due) as loop:
         try:
             if prepare is not None:
                 prepare(run.optimizer)
             recorder.begin()
             _train(run.trainer, loop, recorder)
-            recorder.fetch_losses()
+            recorder.end()
         except Exception as error:
-            if recorder.record_divergence(error):
-                rank_zero_warn(f"A trial has diverged and ended in {type(error).__name__}: {error}")
-            elif isinstance(error, StopIteration):  # would end the user's fit without a word
-                raise RuntimeError("A hook of the module raised StopIteration in a trial.") from error
-            else:
-                raise
-    return recorder.curve()
+            return _Failure(error, recorder.batches, recorder.explains(error))
+    return None
 
 
 def _train(trainer: pl.Trainer, loop: _FitLoop, recorder: Recorder) -> None:
@@ -86,3 +134,43 @@ def _train(trainer: pl.Trainer, loop: _FitLoop, recorder: Recorder) -> None:
         loop.advance()
         if trainer.should_stop:
             return
+
+
+# ----------------------------------------------------------------------------------- whose fault a failure is
+@dataclass(frozen=True)
+class _Held:
+    """A policy with one lr at every step, which leaves momentum unchanged."""
+
+    held_lr: float
+    total_steps: int = sys.maxsize
+
+    def lr(self, step: float) -> float:
+        return self.held_lr
+
+    def momentum(self, step: float) -> None:
+        return None
+
+
+def _is_caused_by_lr(
+    failure: _Failure, policy: Policy, run: RunOptimizer, checkups: Checkups, prepare: Prepare | None
+) -> bool:
+    """Repeat the batches up to a failure at a low lr and with the policy, and return whether only the policy fails.
+
+    The former has the user's own momentum and weight decay, as a candidate may be at fault as well. One batch more is
+    run, for an exception while the next batch was fetched. The second repeat rules out what has come once by chance,
+    such as a row that could not be read. All processes take part, and return the same.
+    """
+    processes = Agreement(run.trainer)
+    # No lr has had an effect in the first batch.
+    if processes.anywhere(isinstance(failure.error, MisconfigurationException)) or failure.batches < 2:
+        return False
+    checkups = replace(checkups, should_end=None)
+    low = _Held(min(policy.lr(step) for step in range(policy.total_steps)) / 10)
+    recorder = Recorder(run, low, None, None, checkups, failure.batches + 1)
+    is_well = _try(recorder, run, checkups, None) is None and not recorder.has_exploded
+    if processes.anywhere(not is_well or recorder.batches < failure.batches):
+        return False
+    recorder = Recorder(run, policy, None, None, checkups, failure.batches + 1)
+    again = _try(recorder, run, checkups, prepare)
+    is_alike = again is not None and type(again.error) is type(failure.error)
+    return processes.anywhere(is_alike and not isinstance(failure.error, TrialFailedElsewhere))

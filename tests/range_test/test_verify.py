@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, suggest
 from pl_onecycle.curves import candidates, verified
-from tests.fits import LRs, data, trainer
+from tests.fits import LRs, SmallNet, data, trainer
 from tests.range_test.made import Constant, WatchedToo, one_step, watched
 
 
@@ -99,6 +99,25 @@ def test_short_cycles_are_judged_by_a_validation_loss_of_another_name(name: str,
         assert curve.val_loss == pytest.approx((mean,))
     assert test.suggestion is not None
     assert test.suggestion.reason.endswith(" by val_loss")
+
+
+def test_a_cycle_in_which_the_module_raises_an_exception_has_diverged_and_is_out() -> None:
+    class Checked(SmallNet):
+        def loss(self, batch: Any) -> Any:
+            loss = super().loss(batch)
+            if loss > 3:
+                raise ValueError("the loss is too large")
+            return loss
+
+    torch.manual_seed(0)
+    test, module = LRRangeTest(verify=9, verify_steps=40, report=False), Checked()
+    with pytest.warns(UserWarning, match="^A trial has diverged and ended in ValueError: the loss is too large$"):
+        trainer([test]).fit(module, data())
+    outcomes = [curve.outcome for _, curve in sorted(test.cycles.items())]
+    assert set(outcomes) == {"completed", "diverged"}
+    assert outcomes == sorted(outcomes)  # those of the largest lrs
+    assert test.suggestion is not None
+    assert module.lr == test.suggestion.lr
 
 
 def test_nothing_is_verified_where_nothing_is_suggested() -> None:

@@ -108,6 +108,59 @@ def test_steps_of_torchs_own_optimizers_are_recorded_like_those_of_lightnings(in
     assert (curve.initial_loss, *curve.loss) == tuple(100.0 * index + k for k in range(8))
 
 
+class Shared(ByHand):
+    """One backward pass for each group of optimizers, all of which step after it; the k-th has the loss k."""
+
+    def __init__(self, *groups: list[int], wrapped: bool = True) -> None:
+        super().__init__()
+        self.groups, self.wrapped = groups, wrapped
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizers: Any = self.optimizers(use_pl_optimizer=self.wrapped)
+        for group in self.groups:
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            self.manual_backward(self.next_loss(0) + 0 * self.weights[1].sum())
+            for index in group:
+                optimizers[index].step()
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["Lightning's optimizer", "torch's optimizer"])
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=str)
+@pytest.mark.parametrize("index", [0, 1])
+def test_optimizers_that_step_after_one_backward_pass_all_have_its_loss(
+    index: int, order: list[int], wrapped: bool
+) -> None:
+    curve = curve_of(Shared(order, wrapped=wrapped), SWEEP, optimizer=index, early_stop_threshold=None)
+    assert (curve.initial_loss, *curve.loss) == tuple(float(k) for k in range(8))
+
+
+@pytest.mark.parametrize(
+    ("groups", "index", "first"),
+    [
+        pytest.param(([0], [0, 1]), 1, 1.0, id="the first optimizer also after a pass of its own"),
+        pytest.param(([0, 1], [0]), 1, 0.0, id="and after the shared one"),
+        pytest.param(([1], [0]), 0, 1.0, id="one pass each"),
+    ],
+)
+def test_a_new_backward_pass_ends_the_share_in_those_before(groups: Any, index: int, first: float) -> None:
+    curve = curve_of(Shared(*groups), SWEEP, optimizer=index, early_stop_threshold=None)
+    assert (curve.initial_loss, *curve.loss) == tuple(first + 2 * k for k in range(8))
+
+
+def test_of_a_shared_pass_in_each_batch_an_optimizer_that_steps_in_every_third_has_the_last() -> None:
+    class Rarely(ByHand):
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizers: Any = self.optimizers()
+            self.manual_backward(self.next_loss(0) + 0 * self.weights[1].sum())
+            optimizers[0].step()
+            if self.passed[0] % 3 == 0:
+                optimizers[1].step()
+
+    curve = curve_of(Rarely(), SWEEP, optimizer=1, early_stop_threshold=None)
+    assert (curve.initial_loss, *curve.loss) == tuple(3.0 * k + 2 for k in range(8))
+
+
 class Bowl(pl.LightningModule):
     """The loss is w^2, so that a step of gradient descent with lr a makes 1 - 2 a of w."""
 
