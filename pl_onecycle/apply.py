@@ -15,6 +15,7 @@ from pl_onecycle.module_attributes import WEIGHT_DECAY_NAMES, scale_attributes, 
 from pl_onecycle.optimizer_groups import has_momentum, peak_lrs, rescale, write, write_momentum, write_weight_decay
 from pl_onecycle.played_schedule import parts
 from pl_onecycle.scheduler import OneCycleScheduler
+from pl_onecycle.sentences import counted
 
 # Learning rates that torch's schedulers keep in the groups (OneCycleLR all of them, the others `initial_lr`) ...
 _GROUP_KEYS = ("lr", "initial_lr", "max_lr", "min_lr")
@@ -89,7 +90,7 @@ def apply_max_lr(
     for part in all_parts:
         if isinstance(part, OneCycleScheduler):
             (part.restart if restart else part.set_max_lr)(lr)
-    changed = [_groups(len(groups))]
+    changed = [counted(len(groups), "parameter group")]
     for scheduler in schedulers:
         name = type(scheduler).__name__
         known = any(_keys(part) for part in parts(scheduler))
@@ -151,7 +152,7 @@ def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.
         (['1 parameter group'], [0.0, 0.1])
     """
     expect_number("weight_decay", weight_decay, minimum=0)
-    groups = _groups(write_weight_decay(optimizer, weight_decay))
+    groups = counted(write_weight_decay(optimizer, weight_decay), "parameter group")
     return [groups, *set_attributes(module, WEIGHT_DECAY_NAMES, weight_decay)]
 
 
@@ -178,8 +179,4 @@ def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[A
     cycles = [part for scheduler in schedulers for part in parts(scheduler) if isinstance(part, OneCycleScheduler)]
     for cycle in cycles:
         cycle.set_max_momentum(momentum)
-    return [_groups(len(groups)), *(type(cycle).__name__ for cycle in cycles)]
-
-
-def _groups(number: int) -> str:
-    return f"{number} parameter group{'' if number == 1 else 's'}"
+    return [counted(len(groups), "parameter group"), *(type(cycle).__name__ for cycle in cycles)]

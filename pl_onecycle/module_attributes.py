@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pl_onecycle.optimizer_groups import rescale
+from pl_onecycle.sentences import in_a_line
 
 # Attributes and hparams of a module that are set as well.
 LR_NAMES = ("lr", "learning_rate")
@@ -166,7 +167,7 @@ def _held(places: Iterable[_Place]) -> tuple[dict[_Place, Any], list[str]]:
         try:
             value = place.read()
         except Exception as error:
-            refused.append(f"not in {place.label}, which cannot be read ({_said(error)})")
+            refused.append(f"not in {place.label}, which cannot be read ({in_a_line(error)})")
             continue
         if value is not _MISSING and _is_rate(value):
             values[place] = value
@@ -186,7 +187,7 @@ def _written(targets: dict[_Place, float]) -> list[str]:
                 failed[place] = f"it made {place.read()} of {value:.3g}"
                 place.write(before)
         except Exception as error:
-            failed[place] = _said(error)
+            failed[place] = in_a_line(error)
     return [
         place.label if place not in failed else f"not in {place.label}, which refuses to be written ({failed[place]})"
         for place, value in targets.items()
@@ -214,10 +215,6 @@ def _is_mapping(value: Any) -> bool:
 
 def _is_rate(value: Any) -> bool:
     return value is None or (isinstance(value, Real) and not isinstance(value, bool))
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".rstrip(": ")
 
 
 # ------------------------------------------------------------------------------- what the module's code reads

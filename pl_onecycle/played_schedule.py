@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, MultiplicativeLR
 
 from pl_onecycle.copies import Copies
+from pl_onecycle.sentences import in_a_line
 
 # Packages whose schedulers run no code of the user, unless they are given a function.
 _KNOWN = ("torch", "pl_onecycle", "timm")
@@ -78,7 +79,7 @@ def play(
             stand_in = copies.of(optimizer)
             played = [copies.of(scheduler) for scheduler in schedulers]
         except Exception as error:
-            raise CannotPlay(f"cannot be copied ({_said(error)})") from error
+            raise CannotPlay(f"cannot be copied ({in_a_line(error)})") from error
         peak, has_stepped = _largest(stand_in), False
         for moment in moments:
             try:
@@ -87,7 +88,7 @@ def play(
             except Exception as error:
                 if has_stepped:  # the run itself stops here
                     break
-                raise CannotPlay(f"cannot be tried on a copy ({_said(error)})") from error
+                raise CannotPlay(f"cannot be tried on a copy ({in_a_line(error)})") from error
             peak, has_stepped = max(peak, _largest(stand_in)), True
     return peak
 
@@ -106,16 +107,12 @@ def past_peak(schedulers: Sequence[Any], copies: Copies) -> float | None:
                     for base, factor in zip(part.base_lrs, map(copies.of, part.lr_lambdas), strict=True):
                         peaks += [float(base) * float(factor(k)) for k in range(part.last_epoch + 1)]
                 except Exception as error:
-                    raise CannotPlay(f"cannot be tried on a copy ({_said(error)})") from error
+                    raise CannotPlay(f"cannot be tried on a copy ({in_a_line(error)})") from error
     return max(peaks, default=None)
 
 
 def _largest(optimizer: Optimizer) -> float:
     return max(float(group["lr"]) for group in optimizer.param_groups)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}".rstrip(": ")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pl_onecycle.finder import Finder, finders
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.report import Advance, ProbePicture, Report, curves_table, draw_probe, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.sentences import counted
 from pl_onecycle.trial import Checkups, run_trial
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ class Probe(Finder[Choice]):
         is_known = self.max_lr is not None or any(map(self._sets_peak, finders(run.trainer)))
         whose = "" if is_known else " of the optimizer, as no range test has set another"
         parts = [
-            f"{len(self.curves)} candidate{'' if len(self.curves) == 1 else 's'}",
+            counted(len(self.curves), "candidate"),
             f"{self.num_steps} steps each",
             f"max_lr {self._peak(run):.3g}{whose}",
         ]

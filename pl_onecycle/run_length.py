@@ -83,6 +83,7 @@ class FollowsRun(pl.Callback):
 
     def __init__(self) -> None:
         self._batches = 0  # of this fit
+        self._is_timed = False  # whether a clock may end it
         self._marks: WeakKeyDictionary[OneCycleScheduler, _Mark] = WeakKeyDictionary()
 
     def __reduce__(self) -> Any:
@@ -91,7 +92,7 @@ class FollowsRun(pl.Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._batches = 0
+        self._batches, self._is_timed = 0, timer_of(trainer) is not None
         self._marks.clear()
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if trainer.fit_loop.restarting and 0 < done < trainer.num_training_batches:  # within an epoch: none starts
@@ -108,7 +109,7 @@ class FollowsRun(pl.Callback):
         self._batches += 1
         is_power_of_two = self._batches & (self._batches - 1) == 0
         by_hand = not pl_module.automatic_optimization
-        if timer_of(trainer) is not None or (by_hand and is_power_of_two):
+        if self._is_timed or (by_hand and is_power_of_two):
             self._compare(trainer, batch_idx + 1)
 
     def _compare(self, trainer: pl.Trainer, batches_done: int) -> None:

@@ -16,6 +16,7 @@ from pl_onecycle.optimizer_groups import check_lrs
 from pl_onecycle.played_schedule import CannotPlay, Moment, parts, past_peak, play, users_code
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.scheduler import OneCycleScheduler
+from pl_onecycle.sentences import counted
 
 # A peak that is played differs by rounding from the one that the groups say.
 _ALIKE = 1e-6
@@ -51,8 +52,9 @@ class RunOptimizer:
         usable = [it for it in trainer.optimizers if it.param_groups]  # Lightning's stand-in has none
         if index >= len(usable):
             name = f"`{type(trainer.lightning_module).__name__}.configure_optimizers`"
-            number = f"{len(usable)} optimizer{'' if len(usable) == 1 else 's'}"
-            raise MisconfigurationException(f"There is no optimizer with index {index}: {name} returned {number}.")
+            raise MisconfigurationException(
+                f"There is no optimizer with index {index}: {name} returned {counted(len(usable), 'optimizer')}."
+            )
         self.trainer = trainer
         self.calls_users_code = calls_users_code
         self._known_peak: _Peak | None = None

@@ -18,6 +18,7 @@ README = HOUSE.parent / "README.md"
 # rooms: inside it they import each other, everybody else imports the package.
 TABLE: dict[str, tuple[str, set[str]]] = {
     "checks": ("pure", set()),
+    "sentences": ("pure", set()),
     "policy/shapes": ("pure", set()),
     "policy/one_cycle": ("pure", {"checks", "policy/shapes"}),
     "policy/sweep": ("pure", {"checks", "policy/shapes"}),
@@ -51,14 +52,17 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "real_step": ("torch", set()),
     "scheduler": ("torch", {"checks", "optimizer_groups", "policy", "real_step"}),
     "copies": ("torch", set()),
-    "played_schedule": ("torch", {"copies"}),
-    "module_attributes": ("torch", {"optimizer_groups"}),
-    "apply": ("torch", {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler"}),
+    "played_schedule": ("torch", {"copies", "sentences"}),
+    "module_attributes": ("torch", {"optimizer_groups", "sentences"}),
+    "apply": (
+        "torch",
+        {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
+    ),
     "_lightning": ("Lightning", {"checks"}),
     "run_optimizer": (
         "Lightning",
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
-        | {"scheduler"},
+        | {"scheduler", "sentences"},
     ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
@@ -79,7 +83,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "trial/run": (
         "Lightning",
-        {"_lightning", "curves", "policy", "run_optimizer"}
+        {"_lightning", "curves", "policy", "run_optimizer", "sentences"}
         | {"trial/agreement", "trial/checkups", "trial/isolation", "trial/recorder"},
     ),
     "trial": ("Lightning", {"trial/checkups", "trial/isolation", "trial/run"}),
@@ -99,7 +103,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "probe": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "sentences", "trial"},
     ),
     "weight_decay_probe": (
         "Lightning",

@@ -17,6 +17,7 @@ from pl_onecycle._lightning import MisconfigurationException, _FitLoop, pl, rank
 from pl_onecycle.curves import LossCurve
 from pl_onecycle.policy import Policy
 from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.sentences import in_a_line
 from pl_onecycle.trial.agreement import Agreement, TrialFailedElsewhere
 from pl_onecycle.trial.checkups import Checkups
 from pl_onecycle.trial.isolation import isolated
@@ -76,7 +77,7 @@ def run_trial(
             if not failure.is_explained and not _is_caused_by_lr(failure, policy, run, checkups, prepare):
                 _propagate(failure.error)
             recorder.record_divergence()
-            rank_zero_warn(f"A trial has diverged and ended in {_in_a_line(failure.error)}")
+            rank_zero_warn(f"A trial has diverged and ended in {in_a_line(failure.error)}")
         finally:
             del failure  # its traceback refers to this frame and to the tensors of the step
     return recorder.curve()
@@ -101,11 +102,6 @@ def _propagate(error: Exception) -> None:
     if isinstance(error, StopIteration):  # would end the user's fit without a word
         raise RuntimeError("A hook of the module raised StopIteration in a trial.") from error
     raise error
-
-
-def _in_a_line(error: Exception) -> str:
-    """Return type and message of an exception, without the values of tensors that some messages end with."""
-    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 def _try(recorder: Recorder, run: RunOptimizer, checkups: Checkups, prepare: Prepare | None) -> _Failure | None:
