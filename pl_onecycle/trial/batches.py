@@ -190,7 +190,7 @@ def _is_renewed(loader: DataLoader[Any], name: str) -> bool:
 
 # -------------------------------------------------------------------------- what can be taken only once
 def tape_of(
-    loader: Any, source: Callable[[], Pass], passes: float = math.inf, batches: float = math.inf
+    loader: Any, source: Callable[[], Pass], passes: float = math.inf, batches: float = math.inf, epoch: int = 0
 ) -> Tape | None:
     """Return None for a loader that can be started over, else a tape of what ``source`` gives from now on.
 
@@ -199,20 +199,21 @@ def tape_of(
         source: Gives the iteration with which the run would continue.
         passes: How many more iterations the run has, that one included.
         batches: How many more batches the run has.
+        epoch: Of the run, as its samplers know it.
     """
     dataset = getattr(loader, "dataset", None)
     if isinstance(loader, (TakenFirst, Iterator)) or isinstance(dataset, Iterator) or lives_on(loader):
-        return Tape(loader, source(), (), (), passes, batches)
+        return Tape(loader, source(), (), (), passes, batches, epoch)
     has_copies = isinstance(loader, DataLoader) and loader.num_workers > 0  # each worker has a data set of its own
     if iterates_as_torch(loader) and (has_copies or not isinstance(dataset, IterableDataset)):
         return None
     with _untouched(loader):
         if dataset is not None and not has_copies and hasattr(dataset, "__iter__") and iter(dataset) is iter(dataset):
-            return Tape(loader, source(), (), (), passes, batches)
+            return Tape(loader, source(), (), (), passes, batches, epoch)
     (one, first), (other, second) = _first_batch(loader), _first_batch(loader)
     if fingerprint(first) == fingerprint(second):
         return None
-    return Tape(loader, source(), (one, other), (*first, *second), passes, batches)
+    return Tape(loader, source(), (one, other), (*first, *second), passes, batches, epoch)
 
 
 def lives_on(loader: Any) -> bool:

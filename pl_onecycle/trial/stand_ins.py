@@ -115,15 +115,11 @@ def tapes_of(trainer: pl.Trainer) -> list[Tape | None]:
     endless = loop.max_epochs in (None, -1)
     passes = math.inf if endless else max(loop.max_epochs - trainer.current_epoch, 1)  # type: ignore[operator]
     steps = math.inf if loop.max_steps == -1 else loop.max_steps - trainer.global_step
+    limits = passes, steps * trainer.accumulate_grad_batches, trainer.current_epoch
     return [
-        tape_of(part, partial(Pass, begun) if has_begun else partial(begin, part), passes, _batches_of(trainer, steps))
+        tape_of(part, partial(Pass, begun) if has_begun else partial(begin, part), *limits)
         for part, begun in zip(users.flattened, users._iterator.iterators, strict=True)
     ]
-
-
-def _batches_of(trainer: pl.Trainer, steps: float) -> float:
-    """Return how many batches that many steps take."""
-    return steps * trainer.accumulate_grad_batches
 
 
 def _has_begun(trainer: pl.Trainer) -> bool:
@@ -145,6 +141,7 @@ def give_back(trainer: pl.Trainer, tapes: list[Tape | None]) -> None:
 def _put_first(users: CombinedLoader, tapes: list[Tape | None]) -> None:
     for i, tape in enumerate(tapes):
         if tape is not None:
+            tape.end()
             users.flattened[i] = TakenFirst(users.flattened[i], tape)
 
 

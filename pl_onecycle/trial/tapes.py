@@ -88,6 +88,7 @@ class Tape:
         seen: Those batches; they come first.
         passes: How many more iterations the run has, this one included.
         batches: How many more batches the run has.
+        epoch: Of the run, as its samplers know it; each pass after the first is one of the next epochs.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class Tape:
         seen: Iterable[Any] = (),
         passes: float = math.inf,
         batches: float = math.inf,
+        epoch: int = 0,
     ) -> None:
         first.source = itertools.chain(seen, first.source)
-        self.loader, self.peeked = loader, peeked
+        self.loader, self.peeked, self._epoch = loader, peeked, epoch
         self.passes: list[Pass] = []
         self.first, self._passes_left, self._batches_left = first, passes, batches
 
@@ -110,8 +112,15 @@ class Tape:
     def __iter__(self) -> Iterator[Any]:
         if len(self.passes) >= self._passes_left or self._batches_left <= 0:
             return self._repeated()
+        if self.passes:
+            _set_epoch(self.loader, self._epoch + len(self.passes))  # as Lightning does before each epoch
         self.passes.append(begin(self.loader) if self.passes else self.first)
         return self._recorded(self.passes[-1])
+
+    def end(self) -> None:
+        """Give the samplers of the source the epoch of the run again."""
+        if len(self.passes) > 1:
+            _set_epoch(self.loader, self._epoch)
 
     def _recorded(self, current: Pass) -> Iterator[Any]:
         while self._batches_left > 0:
@@ -133,6 +142,15 @@ def begin(loader: Any) -> Pass:
     """Begin an iteration over a source."""
     draw = Draw()
     return Pass(iter(loader), draw.end())
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    sampler, batch_sampler = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    inside = getattr(batch_sampler, "sampler", None)
+    for part in [sampler] if inside is sampler else [sampler, inside]:
+        set_epoch = getattr(part, "set_epoch", None)
+        if callable(set_epoch):
+            set_epoch(epoch)
 
 
 def copied(batch: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from pl_onecycle.trial.tapes import Draw, Pass, TakenFirst, Tape, begin, copied, iterates_as_torch
 from tests.fits import data
@@ -40,6 +40,25 @@ def test_each_epoch_of_the_run_has_the_batches_of_one_pass() -> None:
     assert [*tape, *itertools.islice(tape, 2)] == [0, 1, 2, 3, 4]
     after = TakenFirst(loader, tape)
     assert [[*after] for _ in range(3)] == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+
+
+def test_each_pass_shuffles_as_the_epoch_of_the_run_does() -> None:
+    def epochs(loader: Any, count: int) -> list[Any]:
+        given = []
+        for epoch in range(4, 4 + count):
+            users.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            given.append([batch[0].tolist() for batch in loader])
+        return given
+
+    dataset = data().dataset
+    users = DataLoader(dataset, 32, sampler=DistributedSampler(dataset, 2, 0))
+    expected = epochs(users, 3)
+    users.sampler.set_epoch(4)  # type: ignore[attr-defined]
+    tape = Tape(users, begin(users), epoch=4)
+    assert [[batch[0].tolist() for batch in tape] for _ in range(2)] == expected[:2]
+    tape.end()
+    assert users.sampler.epoch == 4  # type: ignore[attr-defined]
+    assert epochs(TakenFirst(users, tape), 3) == expected
 
 
 @pytest.mark.parametrize("limit", [{"passes": 2}, {"batches": 6}])
