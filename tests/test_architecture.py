@@ -66,11 +66,12 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
-    "trial/batches": ("Lightning", {"_lightning", "trial/memory"}),
-    "trial/stand_ins": ("Lightning", {"_lightning", "trial/batches"}),
+    "trial/tapes": ("Lightning", {"_lightning"}),
+    "trial/batches": ("Lightning", {"_lightning", "trial/memory", "trial/tapes"}),
+    "trial/stand_ins": ("Lightning", {"_lightning", "trial/batches", "trial/tapes"}),
     "trial/isolation": (
         "Lightning",
-        {"_lightning", "trial/batches", "trial/interrupts", "trial/memory", "trial/stand_ins"},
+        {"_lightning", "trial/batches", "trial/interrupts", "trial/memory", "trial/stand_ins", "trial/tapes"},
     ),
     "trial/driver": ("torch", {"optimizer_groups", "policy"}),
     "trial/losses": ("Lightning", {"_lightning"}),
@@ -139,6 +140,11 @@ PRIVATE: dict[str, set[str]] = {
     "_lightning": {
         *("_FitLoop", "_TrainingEpochLoop", "_DataFetcher", "_select_data_fetcher", "_LoggerConnector"),
         *("_MultiProcessingLauncher", "_TunerExitException"),
+    },
+    "trial/tapes": {"_get_iterator"},  # of torch's DataLoader
+    "trial/batches": {
+        *("_BaseDataLoaderIter", "_get_iterator", "_index_sampler"),  # of torch's DataLoader
+        *("_ConnectionBase", "_Stream"),  # of multiprocessing and tarfile
     },
     "trial/stand_ins": {
         *("_batches_that_stepped", "_combined_loader", "_data_fetcher", "_data_source", "_iterator", "_max_batches"),

@@ -29,12 +29,13 @@ from pl_onecycle._lightning import (
     pl,
     rank_zero_warn,
 )
-from pl_onecycle.trial.batches import NO_SOURCE, Tape, leave_data_alone, remember_source
+from pl_onecycle.trial.batches import NO_SOURCE, leave_data_alone, remember_source, renew_iterators
 from pl_onecycle.trial.interrupts import Interrupts
 from pl_onecycle.trial.memory import ATOMS, Memory, RandomState
 from pl_onecycle.trial.stand_ins import (
     Validation,
     give_back,
+    loaders_behind_tapes,
     muted,
     nothing,
     substitute_loaders,
@@ -44,6 +45,7 @@ from pl_onecycle.trial.stand_ins import (
     trial_loop,
     unused_loop,
 )
+from pl_onecycle.trial.tapes import Tape
 
 
 @contextmanager
@@ -120,7 +122,7 @@ def rehearsed(
     returns; loggers are mute, and there is no sanity validation. On exit, also by an exception or Ctrl-C, the model,
     the attributes of the data module, generators and samplers of the loaders, the random streams, the callbacks of the
     Trainer and its own attributes are restored, and it has not begun to fit. Batches taken from a source that cannot be
-    started over are lost.
+    started over are lost, and a warning names their loader.
 
     Args:
         trainer: A Trainer that is not within ``fit``.
@@ -146,17 +148,28 @@ def rehearsed(
             seen: set[int] = set()
             for source in loaders:
                 remember_source(memory, source, seen)
+                renew_iterators(source)  # the end of a fit ends the workers of its loaders
             memory.remember(model)
             _remember_trainer(memory, trainer)
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 memory.remember_attributes(callback)
             trainer.fit_loop = unused_loop(trainer)
+            undo.callback(_warn_of_lost_batches, trainer)
             _mute(trainer)
             trainer.num_sanity_val_steps = 0
             trainer.callbacks = [*callbacks, _Leave()]  # type: ignore[attr-defined]  # set by a connector
             yield
         finally:
             interrupts.hold = True
+
+
+def _warn_of_lost_batches(trainer: pl.Trainer) -> None:
+    lost = sorted({type(loader.loader).__name__ for loader in loaders_behind_tapes(trainer)})
+    if lost:
+        rank_zero_warn(
+            f"{', '.join(lost)} cannot be started over, and a fit begins after the batches that a trial before it has"
+            " taken: give the fit a new one."
+        )
 
 
 def _mute(trainer: pl.Trainer) -> None:

@@ -7,6 +7,7 @@ Objects of other types are kept by reference only; changes inside them are not u
 """
 
 import random
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -92,6 +93,12 @@ class Memory:
         for item in saved.values():
             if isinstance(item, GENERATORS):
                 self.remember(item)
+
+    def remember_position(self, file: Any) -> None:
+        """Remember where a file stands, or anything else with ``tell`` and ``seek``."""
+        if id(file) not in self._seen:
+            self.leave_alone(file)
+            self._undo.callback(_seek, file, file.tell())
 
     def restore(self) -> None:
         """Undo every change since the objects were remembered. May be called once."""
@@ -189,6 +196,17 @@ def _put_back(mapping: dict[Any, Any], saved: dict[Any, Any]) -> None:
         return
     mapping.clear()
     mapping.update(saved)
+
+
+def _seek(file: Any, position: Any) -> None:
+    try:
+        file.seek(position)
+    except (OSError, ValueError) as error:
+        warnings.warn(
+            f"The file that {type(file).__name__} reads could not be set back to where it stood before a trial:"
+            f" {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
 
 
 class RandomState:

@@ -9,6 +9,7 @@ workers live there).
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -26,7 +27,8 @@ from pl_onecycle._lightning import (
     _TrainingEpochLoop,
     pl,
 )
-from pl_onecycle.trial.batches import TakenFirst, Tape, copied, tape_of
+from pl_onecycle.trial.batches import renew_iterators, tape_of
+from pl_onecycle.trial.tapes import Pass, TakenFirst, Tape, begin, copied
 
 
 # -------------------------------------------------------------------------------------------------- loops
@@ -89,10 +91,10 @@ def substitute_loaders(loop: _FitLoop, tapes: list[Tape | None]) -> _DataFetcher
     assert users is not None
     loader = copy.copy(users)
     loader._iterator = None
-    loader.flattened = [tape or part for tape, part in zip(tapes, users.flattened, strict=True)]
-    for part in loader.flattened:
-        if hasattr(part, "_iterator"):
-            part._iterator = None  # the remembered loader keeps persistent workers for the real run
+    loader.flattened = [part if tape is None else tape for tape, part in zip(tapes, users.flattened, strict=True)]
+    for part, tape in zip(users.flattened, tapes, strict=True):
+        if tape is None:
+            renew_iterators(part)  # the remembered loader keeps its iterators and workers for the real run
     loop._combined_loader = loader
     loop._data_fetcher = _select_data_fetcher(loop.trainer, RunningStage.TRAINING)
     loop._data_fetcher.setup(loader)
@@ -109,9 +111,13 @@ def tapes_of(trainer: pl.Trainer) -> list[Tape | None]:
     """Return a tape for each train loader that cannot be started over, and None for the others."""
     users = train_loader(trainer)
     assert users._iterator is not None
-    has_begun = _has_begun(trainer)
+    has_begun, loop = _has_begun(trainer), trainer.fit_loop
+    endless = loop.max_epochs in (None, -1)
+    passes = math.inf if endless else max(loop.max_epochs - trainer.current_epoch, 1)  # type: ignore[operator]
+    steps = math.inf if loop.max_steps == -1 else loop.max_steps - trainer.global_step
+    limits = passes, steps * trainer.accumulate_grad_batches, trainer.current_epoch
     return [
-        tape_of(part, partial(iter, begun if has_begun else part))
+        tape_of(part, partial(Pass, begun) if has_begun else partial(begin, part), *limits)
         for part, begun in zip(users.flattened, users._iterator.iterators, strict=True)
     ]
 
@@ -135,7 +141,15 @@ def give_back(trainer: pl.Trainer, tapes: list[Tape | None]) -> None:
 def _put_first(users: CombinedLoader, tapes: list[Tape | None]) -> None:
     for i, tape in enumerate(tapes):
         if tape is not None:
+            tape.end()
             users.flattened[i] = TakenFirst(users.flattened[i], tape)
+
+
+def loaders_behind_tapes(trainer: pl.Trainer) -> list[TakenFirst]:
+    """Return the loaders of a fit, for training and validation, from which a trial has taken batches."""
+    loaders = (trainer.fit_loop._combined_loader, trainer.fit_loop.epoch_loop.val_loop._combined_loader)
+    parts = [part for loader in loaders if loader is not None for part in loader.flattened]
+    return [part.innermost() for part in parts if isinstance(part, TakenFirst)]
 
 
 def train_loader(trainer: pl.Trainer) -> CombinedLoader:
@@ -158,7 +172,7 @@ class Validation:
         self._users, self._count = trainer.fit_loop.epoch_loop.val_loop, count if trainer.enable_validation else 0
         # None before the first validation of a fit without a sanity check; the trial then sets up the loaders.
         self._loader = self._users._combined_loader if self._count else None
-        self.tapes = [tape_of(part, partial(iter, part)) for part in self.loaders]
+        self.tapes = [tape_of(part, partial(begin, part), passes=1) for part in self.loaders]
 
     @property
     def loaders(self) -> list[Any]:
@@ -183,7 +197,10 @@ class Validation:
             self.tapes = [None] * len(self.loaders)
         if self._loader is None:
             return
-        parts = [tape or part for tape, part in zip(self.tapes, self.loaders, strict=True)]
+        parts = [part if tape is None else tape for tape, part in zip(self.tapes, self.loaders, strict=True)]
+        for part, tape in zip(self.loaders, self.tapes, strict=True):
+            if tape is None:
+                renew_iterators(part)  # the remembered loader keeps its iterators and workers for the real run
         batches = [_first(part, min(self._count, limit)) for part, limit in zip(parts, limits, strict=True)]
         if trainer.world_size > 1:  # processes that validate on different numbers of batches deadlock
             counts = torch.tensor([len(part) for part in batches], device=trainer.strategy.root_device)
@@ -198,8 +215,6 @@ class Validation:
 
 
 def _first(loader: Any, count: int | float) -> list[Any]:
-    if hasattr(loader, "_iterator"):
-        loader._iterator = None  # the remembered loader keeps persistent workers for the real run
     return list(itertools.islice(loader, int(count)))
 
 

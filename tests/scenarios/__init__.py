@@ -123,6 +123,28 @@ SCENARIOS: dict[str, Scenario] = {
         loader=lambda: itertools.cycle(list(data())),
         options=with_options(limit_train_batches=20),
     ),
+    "records of an open file": Scenario(loader=lambda: DataLoader(sources.Records(), 32)),
+    "file read on from epoch to epoch": Scenario(loader=lambda: DataLoader(sources.Lines(), 32)),
+    "file read on by a persistent worker": Scenario(
+        loader=lambda: DataLoader(sources.Lines(), 32, num_workers=1, persistent_workers=True)
+    ),
+    "file read line by line": Scenario(
+        loader=lambda: DataLoader(sources.LineByLine(), 32), options=with_options(limit_train_batches=20)
+    ),
+    "everlasting iterator": Scenario(
+        nets.Dropout, lambda: sources.Everlasting(data().dataset, 32, shuffle=True), options=with_options(max_epochs=5)
+    ),
+    "everlasting iterator, two workers": Scenario(
+        loader=lambda: sources.Everlasting(data().dataset, 32, shuffle=True, num_workers=2)
+    ),
+    "everlasting iterator, two persistent workers": Scenario(
+        loader=lambda: sources.Everlasting(data().dataset, 32, shuffle=True, num_workers=2, persistent_workers=True)
+    ),
+    "everlasting generator": Scenario(loader=lambda: sources.Forever(data().dataset, 32, shuffle=True)),
+    "loader around a loader, one batch ahead": Scenario(loader=lambda: sources.AheadOfTime(data(shuffle=True))),
+    "data set around a loader with workers": Scenario(loader=lambda: DataLoader(sources.KeepsInnerWorkers(), 32)),
+    "queue between processes": Scenario(loader=lambda: DataLoader(sources.SharedQueue(), 32, num_workers=1)),
+    "sampler that continues": Scenario(loader=lambda: data(sampler=sources.Continues())),
     "loader of the user's own": Scenario(loader=sources.OwnLoader),
     "stateful loader of the user's own": Scenario(hooks.ReadsItsLoader, sources.StatefulLoader),
     "stateful DataLoader": Scenario(hooks.ReadsItsLoader, lambda: sources.StatefulDataLoader(data().dataset, 32)),

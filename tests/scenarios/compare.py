@@ -1,6 +1,7 @@
 """Values of fits that compare with ==."""
 
 import random
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
+from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 
 def content(checkpoint: Path) -> Any:
@@ -43,6 +45,8 @@ def states(source: Any, depth: int = 5) -> list[Any]:
     if isinstance(source, np.random.BitGenerator):
         return [repr(source.state)]
     if depth == 0 or isinstance(source, (type, Tensor, np.ndarray, pl.Trainer, pl.LightningModule)):
+        return []
+    if isinstance(source, (_BaseDataLoaderIter, SimpleQueue)):  # has processes, locks and file descriptors of its own
         return []
     return [state for part in parts(source) for state in states(part, depth - 1)]
 

@@ -1,8 +1,14 @@
 """Data sets, samplers, loaders and data modules."""
 
+import itertools
+import multiprocessing
 import random
+import struct
+import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from mmap import mmap
 from typing import Any
 
 import lightning.pytorch as pl
@@ -117,6 +123,222 @@ class Pairs:
 
     def to(self, device: Any) -> "Pairs":
         return self
+
+
+# ------------------------------------------------------------------------------------ data that live on
+def records() -> bytes:
+    """The rows of the shared data, 36 bytes each."""
+    rows: Any = data().dataset
+    return b"".join(struct.pack("<8fi", *features.tolist(), int(label)) for features, label in rows)
+
+
+def opened(owner: Any, mode: str = "w+b") -> Any:
+    """An open file that no directory knows, closed with its owner."""
+    file = tempfile.TemporaryFile(mode)  # noqa: SIM115
+    weakref.finalize(owner, file.close)
+    return file
+
+
+def opened_records(owner: Any) -> Any:
+    """The same with these rows."""
+    file = opened(owner)
+    file.write(records())
+    file.seek(0)
+    return file
+
+
+def mapped() -> Any:
+    """A memory map of these rows."""
+    memory = mmap(-1, 256 * 36)
+    memory.write(records())
+    memory.seek(0)
+    return memory
+
+
+def row_of(record: bytes) -> tuple[Tensor, ...]:
+    *features, label = struct.unpack("<8fi", record)
+    return torch.tensor(features), torch.tensor(label)
+
+
+class Records(Dataset[tuple[Tensor, ...]]):
+    """Reads an open file, and seeks only where it has to."""
+
+    def __init__(self, file: Any = None) -> None:
+        self.file, self.position = file or opened_records(self), 0
+
+    def __len__(self) -> int:
+        return 256
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if index != self.position:
+            self.file.seek(index * 36)
+        self.position = index + 1
+        return row_of(self.file.read(36))
+
+
+class Lines(IterableDataset[tuple[Tensor, ...]]):
+    """Each epoch reads on in an open file where the last one stopped, until its end, and then from its start."""
+
+    def __init__(self, file: Any = None) -> None:
+        self.reader = {"file": file or opened_records(self)}
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for _ in range(200):
+            record = self.reader["file"].read(36)
+            if not record:
+                self.reader["file"].seek(0)
+                record = self.reader["file"].read(36)
+            yield row_of(record)
+
+
+class LineByLine(IterableDataset[tuple[Tensor, ...]]):
+    """Iterates over an open text file, which then does not know where it stands."""
+
+    def __init__(self) -> None:
+        self.file = opened(self, "w+")
+        rows: Any = data(5000).dataset
+        self.file.writelines(",".join(map(str, [*features.tolist(), int(label)])) + "\n" for features, label in rows)
+        self.file.seek(0)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        for line in self.file:
+            *features, label = line.split(",")
+            yield torch.tensor([float(part) for part in features]), torch.tensor(int(label))
+
+
+def ended_with(owner: Any, iterator: Any) -> Any:
+    """Let the workers of an iterator end with its owner; torch waits five seconds for each of a collected cycle."""
+    if hasattr(iterator, "_shutdown_workers"):
+        weakref.finalize(owner, iterator._shutdown_workers)
+    return iterator
+
+
+class RepeatedForEver:
+    """Around a batch sampler, as YOLO's and timm's loaders have it."""
+
+    def __init__(self, sampler: Any) -> None:
+        self.sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield from self.sampler
+
+
+class Everlasting(DataLoader[Any]):
+    """Keeps one iterator, and its workers, for ever."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.count = super().__len__()
+        object.__setattr__(self, "batch_sampler", RepeatedForEver(self.batch_sampler))
+        self.stream = ended_with(self, super().__iter__())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Any:
+        return (next(self.stream) for _ in range(self.count))
+
+
+class Forever(DataLoader[Any]):
+    """Keeps one generator of batches for ever."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.stream = self.batches()
+
+    def batches(self) -> Iterator[Any]:
+        while True:
+            yield from super().__iter__()
+
+    def __iter__(self) -> Any:
+        return (next(self.stream) for _ in range(len(self)))
+
+
+class AheadOfTime:
+    """Wraps a loader, keeps one iterator over it for ever and one batch at hand."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader, self.stream = loader, iter(loader)
+        self.next = self.fetch()
+
+    def fetch(self) -> Any:
+        try:
+            return next(self.stream)
+        except StopIteration:
+            self.stream = iter(self.loader)
+            return next(self.stream)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(len(self)):
+            batch, self.next = self.next, self.fetch()
+            yield batch
+
+
+class KeepsInnerWorkers(IterableDataset[tuple[Tensor, ...]]):
+    """Draws its rows from a loader inside, which has workers and one iterator for several epochs."""
+
+    def __init__(self) -> None:
+        self.stream = ended_with(self, iter(DataLoader(data(5000).dataset, None, num_workers=2)))
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return itertools.islice(self.stream, 256)
+
+
+class SharedQueue(IterableDataset[Any]):
+    """Workers take the numbers of their rows from one queue between processes."""
+
+    def __init__(self) -> None:
+        self.queue: Any = multiprocessing.SimpleQueue()
+        for index in range(2000):
+            self.queue.put(index % 256)
+
+    def __len__(self) -> int:
+        return 256
+
+    def __iter__(self) -> Iterator[Any]:
+        rows = data().dataset
+        return (rows[self.queue.get()] for _ in range(256))
+
+
+class Continues(torch.utils.data.Sampler[int]):
+    """Each epoch continues one order without end."""
+
+    def __init__(self) -> None:
+        self.order = itertools.cycle(random.Random(1).sample(range(256), 256))
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self.order, 200)
+
+    def __len__(self) -> int:
+        return 200
+
+
+class Marked:
+    """Any object."""
+
+
+class Holding(Dataset[Any]):
+    """Holds any object."""
+
+    def __init__(self, part: Any) -> None:
+        self.part = part
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Slices:
+    """Each iteration gives the next few of a stream."""
+
+    def __init__(self, stream: Iterator[Any], count: int) -> None:
+        self.stream, self.count = stream, count
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.islice(self.stream, self.count)
 
 
 class InPlaceSampler(torch.utils.data.Sampler[int]):

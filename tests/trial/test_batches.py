@@ -1,18 +1,35 @@
 """Sources of batches: which can start over, and what is restored or kept of the others."""
 
+import csv
+import io
 import itertools
+import multiprocessing
+import queue
 import random
+import tarfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from pl_onecycle.trial.batches import TakenFirst, Tape, copied, leave_data_alone, remember_source, tape_of
-from pl_onecycle.trial.memory import Memory
+from pl_onecycle.trial.batches import (
+    is_handle,
+    is_shared,
+    leave_data_alone,
+    lives_on,
+    moves_on,
+    remember_source,
+    renew_iterators,
+    tape_of,
+    walk,
+)
+from pl_onecycle.trial.memory import Memory, RandomState
+from pl_onecycle.trial.tapes import TakenFirst, begin
 from tests.fits import data
 from tests.scenarios import sources
 from tests.scenarios.compare import states
@@ -27,10 +44,24 @@ START_OVER: dict[str, Callable[[], Any]] = {
     "loader of the user's own": sources.OwnLoader,
     "stateful loader": sources.StatefulLoader,
 }
+RESTORED: dict[str, Callable[[], Any]] = {
+    "records of an open file": lambda: DataLoader(sources.Records(), 32),
+    "records deep inside": lambda: DataLoader(
+        Subset(ConcatDataset([Subset(sources.Records(), range(256))]), range(256)), 32
+    ),
+    "records in memory": lambda: DataLoader(sources.Records(io.BytesIO(sources.records())), 32),
+    "lines of an open file": lambda: DataLoader(sources.Lines(), 32),
+    "memory map": lambda: DataLoader(sources.Lines(sources.mapped()), 32),
+    "everlasting iterator": lambda: sources.Everlasting(data().dataset, 32, shuffle=True),
+    "everlasting iterator, two workers": lambda: sources.Everlasting(data().dataset, 32, shuffle=True, num_workers=2),
+}
 ONCE: dict[str, Callable[[], Any]] = {
     "iterator": lambda: iter([*data()]),
     "pipe": lambda: DataLoader(sources.Once(), 32),
     "queue": lambda: DataLoader(sources.Queue(), 32),
+    "everlasting generator": lambda: sources.Forever(data().dataset, 32),
+    "wrapper around one iterator": lambda: sources.AheadOfTime(data()),
+    "sampler that continues": lambda: data(sampler=sources.Continues()),
 }
 
 
@@ -46,36 +77,80 @@ def test_a_loader_that_can_start_over_has_no_tape_and_is_untouched(build: Callab
 def test_a_tape_gives_every_batch_of_a_source_that_gives_each_once(build: Callable[[], Any]) -> None:
     expected = [batch[0].tolist() for batch in itertools.islice(build(), 6)]
     loader = build()
-    tape = tape_of(loader, lambda: iter(loader))
+    streams = RandomState()
+    tape = tape_of(loader, lambda: begin(loader))
     assert tape is not None
-    taken = [next(tape)[0].tolist() for _ in range(3)]
-    restored = iter(TakenFirst(loader, tape))
+    taken = [batch[0].tolist() for batch in itertools.islice(tape, 3)]
     assert taken == expected[:3]
+    streams.restore()
+    restored = iter(TakenFirst(loader, tape))
     assert [next(restored)[0].tolist() for _ in range(6)] == expected  # the taken ones first
 
 
-def test_a_tape_keeps_what_a_batch_was_before_training_wrote_into_it() -> None:
-    tape = Tape(iter([torch.ones(2), torch.zeros(2)]), (), ())
-    next(tape).mul_(7)
-    assert [batch.tolist() for batch in tape.taken] == [[1.0, 1.0]]
+@pytest.mark.parametrize("build", RESTORED.values(), ids=RESTORED)
+def test_a_loader_that_reads_files_or_keeps_its_iterator_gives_the_same_batches_after_a_trial(
+    build: Callable[[], Any],
+) -> None:
+    torch.manual_seed(3)
+    expected = [batch[0].tolist() for batch in itertools.islice(build(), 5)]
+    torch.manual_seed(3)
+    loader, streams = build(), torch.get_rng_state()
+    assert tape_of(loader, lambda: pytest.fail("asked for a batch")) is None
+    memory = Memory()
+    leave_data_alone(memory, [loader])
+    remember_source(memory, loader, set())
+    renew_iterators(loader)
+    assert len([*itertools.islice(loader, 6)]) == 6
+    memory.restore()
+    torch.set_rng_state(streams)
+    assert [batch[0].tolist() for batch in itertools.islice(loader, 5)] == expected
 
 
-def test_batches_that_one_epoch_leaves_go_to_the_next() -> None:
-    loader = [10, 11]
-    tape = Tape(iter(loader), (), [1, 2, 3])
-    assert [next(tape) for _ in range(4)] == [1, 2, 3, 10]
-    after = TakenFirst(loader, tape)
-    assert [*itertools.islice(after, 2)] == [1, 2]
-    assert [*after] == [3, 10, 10, 11]  # this epoch has begun again with the loader
-    assert [*after] == [10, 11]
-    assert after.index(11) == 1  # other attributes are those of the loader
+def test_the_walk_stops_at_what_runs_or_stands_open() -> None:
+    """What is inside is not visited, and so never restored in part."""
+    inside = sources.Marked()
+    handles = [
+        iter([inside]),
+        (part for part in [inside]),
+        csv.reader(io.StringIO()),
+        io.BytesIO(),
+        queue.Queue(),
+        multiprocessing.Queue(),
+        threading.Lock(),
+        threading.Thread(args=(inside,)),
+        multiprocessing.Process(args=(inside,)),
+        iter(DataLoader(sources.Holding(inside))),
+    ]
+    for handle in handles:
+        holder = SimpleNamespace(handle=handle)
+        assert [*walk(holder, set())] == [holder, handle]
+        assert is_handle(handle)
 
 
-def test_a_batch_that_cannot_be_copied_is_kept_itself() -> None:
-    batch = [threading.Lock()]
-    assert copied(batch) is batch
-    tensor = torch.ones(2)
-    assert copied([tensor])[0] is not tensor
+def test_only_what_cannot_be_put_back_moves_on(tmp_path: Path) -> None:
+    (path := tmp_path / "rows").write_bytes(b"rows\n" * 9)
+    with (
+        path.open("rb") as binary,
+        path.open() as text,
+        path.open("ab") as log,
+        tarfile.open(tmp_path / "rows.tar", "w|") as archive,
+    ):
+        assert not any(map(moves_on, [binary, text, log, io.BytesIO(), threading.Lock(), threading.Thread()]))
+        next(text)  # it no longer says where it stands
+        assert all(map(moves_on, [text, iter(binary.readline, b""), queue.Queue(), archive.fileobj]))
+        shared = [*map(is_shared, (binary, log, io.BytesIO(), multiprocessing.Queue(), iter([])))]
+        assert shared == [True, False, False, True, False]
+    assert not moves_on(text)  # closed
+
+
+def test_workers_have_copies_of_all_but_open_files_and_queues(tmp_path: Path) -> None:
+    (path := tmp_path / "rows").write_bytes(b"rows")
+    with path.open("rb") as file:
+        for part, lives in ((iter([]), False), (file, True), (multiprocessing.Queue(), True)):
+            dataset: Any = sources.Holding(part)
+            assert lives_on(DataLoader(dataset, num_workers=1)) is lives
+    assert lives_on(DataLoader(sources.Holding(iter([]))))
+    assert lives_on(data(sampler=sources.Continues(), num_workers=1))
 
 
 def test_data_are_kept_by_reference_and_what_is_bound_is_restored() -> None:

@@ -51,6 +51,7 @@ def with_expected_warnings(test: Callable[..., None]) -> Callable[..., None]:
         "ignore:.*Your `IterableDataset` has `__len__` defined.*",
         "ignore:.*val_dataloader.*shuffling enabled.*",
         "ignore:The module holds objects of type Record",  # one keeps the hooks of the trial there
+        "ignore:.*cannot be started over, and a fit begins after the batches",
     ):
         test = pytest.mark.filterwarnings(line)(test)
     return test
@@ -80,6 +81,33 @@ def test_a_fit_with_a_diverged_trial_equals_a_fit_without(name: str, tmp_path: P
     assert differences(expected, Fit(SCENARIOS[name], tmp_path / "fit", test).run().outcome()) == []
     assert test.curve is not None
     assert test.curve.outcome == "diverged"
+
+
+LIVE_ON = (
+    "records of an open file",
+    "file read on from epoch to epoch",
+    "file read on by a persistent worker",
+    "file read line by line",
+    "everlasting iterator",
+    "everlasting iterator, two workers",
+    "everlasting iterator, two persistent workers",
+    "everlasting generator",
+    "loader around a loader, one batch ahead",
+    "data set around a loader with workers",
+    "queue between processes",
+    "sampler that continues",
+)
+
+
+@with_expected_warnings
+@pytest.mark.parametrize("name", LIVE_ON)
+def test_a_fit_on_data_that_live_on_equals_one_without_a_trial_in_the_middle(name: str, tmp_path: Path) -> None:
+    expected = without_a_trial(name)
+    test = LRRangeTest(1e-5, 1e-2, 25, early_stop_threshold=None, apply=False, milestones=(1,))
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", test).run()
+    assert differences(expected, fit.outcome()) == []
+    assert test.curve is not None
+    assert len(test.curve) == 25
 
 
 # -------------------------------------------------------------------------------------------------- probe
@@ -151,6 +179,11 @@ SHOWN_BY_TUNE: dict[str, tuple[str, str]] = {
     "data set that cannot be started over": ("batches", _TAKEN),
     "queue": ("batches", _TAKEN),
     "iterator instead of a loader": ("batches", _TAKEN),
+    "everlasting generator": ("batches", _TAKEN),
+    "loader around a loader, one batch ahead": ("batches", _TAKEN),
+    "data set around a loader with workers": ("batches", _TAKEN),
+    "queue between processes": ("batches", _TAKEN),
+    "sampler that continues": ("batches", _TAKEN),
     "validation data that cannot be started over": ("validated", _TAKEN),
     "validation on a queue": ("validated", _TAKEN),
     "validation on a queue, no sanity check": ("validated", _TAKEN),

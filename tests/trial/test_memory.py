@@ -1,8 +1,11 @@
 """`Memory` and `RandomState`: what is remembered comes back, in place."""
 
+import io
 import random
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
+from mmap import mmap
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -113,6 +116,33 @@ def test_arrays_come_back_and_read_only_ones_are_left() -> None:
     memory.restore()
     assert array.tolist() == [0.0, 1.0, 2.0]
     assert frozen.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_files_stand_where_they_stood(tmp_path: Path) -> None:
+    (path := tmp_path / "rows").write_bytes(bytes(range(100)))
+    with path.open("rb") as file, path.open("rb", buffering=0) as raw, mmap(-1, 100) as mapped:
+        files: list[Any] = [file, raw, mapped, io.BytesIO(path.read_bytes()), io.StringIO("row " * 25)]
+        memory = Memory()
+        for number, it in enumerate(files):
+            it.read(number)
+            memory.remember_position(it)
+            memory.remember_position(it)  # counts once
+            it.read(50)
+        memory.restore()
+        assert [it.tell() for it in files] == [0, 1, 2, 3, 4]
+        assert file.read(1) == b"\0"
+
+
+def test_a_file_that_cannot_be_put_back_is_warned_of_and_the_others_are() -> None:
+    first, second = io.BytesIO(b"rows"), io.BytesIO(b"rows")
+    memory = Memory()
+    memory.remember_position(first)
+    memory.remember_position(second)
+    first.read()
+    second.close()
+    with pytest.warns(UserWarning, match="BytesIO reads could not be set back .* ValueError: I/O operation on closed"):
+        memory.restore()
+    assert first.tell() == 0
 
 
 def test_generators_continue_where_they_were() -> None:

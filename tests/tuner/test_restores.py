@@ -1,6 +1,7 @@
 """`tune` leaves nothing behind, also where it fails."""
 
 import signal
+import warnings
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pl_onecycle import OneCycleTuner
 from tests.fits import SmallNet, data, trainer
+from tests.scenarios import sources
 from tests.tuner.made import ALLOWED, SHORT, Cycled, Rows, a_test, changed, shape, tune
 
 pytestmark = ALLOWED
@@ -29,6 +32,24 @@ def test_model_data_module_trainer_and_random_streams_are_as_before(again: bool,
     before = shape(model, its, datamodule)
     tune(model, on=its, datamodule=datamodule, batch_size=batch_size, max_batch_size=32)
     assert changed(before, shape(model, its, datamodule)) == []
+
+
+@pytest.mark.parametrize(
+    ("build", "lost"),
+    [
+        (lambda: DataLoader(sources.Queue(), 32), ["DataLoader"]),
+        (lambda: sources.AheadOfTime(data()), ["AheadOfTime"]),
+        (lambda: DataLoader(sources.Lines(), 32), []),
+        (lambda: sources.Everlasting(data().dataset, 32), []),
+    ],
+    ids=["queue", "one batch ahead", "open file", "everlasting iterator"],
+)
+def test_a_loader_whose_batches_tune_has_used_up_is_named(build: Callable[[], Any], lost: list[str]) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        tune(SmallNet(), build(), on=trainer(limit_train_batches=5), weight_decay_probe=False)
+    said = [str(it.message) for it in seen if "a fit begins after the batches" in str(it.message)]
+    assert [it.split(" cannot be started over")[0] for it in said] == lost
 
 
 class Stops(Exception):
