@@ -7,7 +7,7 @@ Pure maths on numpy: no torch, no Lightning. A trial measures a `LossCurve`; eac
 from pl_onecycle.curves.choice import Choice, choose, is_hopeless
 from pl_onecycle.curves.curve import LossCurve, Outcome
 from pl_onecycle.curves.methods import METHODS, Method
-from pl_onecycle.curves.noise import Array, first_explosion
+from pl_onecycle.curves.noise import Array, ExplosionDetector, first_explosion
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
 from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
@@ -22,6 +22,7 @@ __all__ = [
     "MIN_LOSSES",
     "Array",
     "Choice",
+    "ExplosionDetector",
     "LossCurve",
     "Method",
     "Outcome",

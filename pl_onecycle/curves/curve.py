@@ -5,9 +5,9 @@ smoothed and trimmed losses are views computed on request.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -66,8 +66,10 @@ class LossCurve:
         steps = len(self.val_steps)
         expect(steps == len(self.val_loss), "val_loss", f"as long as `val_steps` ({steps})", len(self.val_loss))
         expect_one_of("outcome", self.outcome, get_args(Outcome))
-        for lr in self.lr:
-            expect_number("lr", lr, above=0)
+        rates = np.asarray(self.lr)
+        if not ((rates > 0) & (rates < math.inf)).all():
+            for lr in self.lr:
+                expect_number("lr", lr, above=0)
 
     def __len__(self) -> int:
         return len(self.lr)
@@ -149,23 +151,47 @@ class LossCurve:
         loss = self._capped()
         if len(loss) == 0:
             return loss
-        return _local_line(np.log10(self.finite_lr), loss, bandwidth)
+        return self._kernel(len(loss), bandwidth).smooth(loss)
+
+    def _kernel(self, points: int, bandwidth: float) -> "_Kernel":
+        return _Kernel(np.log10(self.lr[:points]), bandwidth)
+
+    def redrawn(self, losses: Array) -> Iterator["LossCurve"]:
+        """Yield curves with other losses, shape (draws, n), at `finite_lr`; what depends on the lr is computed once."""
+        first = LossCurve(self.finite_lr.tolist(), losses[0].tolist(), initial_loss=self.initial_loss)
+        shared = vars(first) | {"_kernel": cache(first._kernel)}
+        for drawn in losses:
+            curve = object.__new__(LossCurve)  # the checks of `first` hold for all
+            vars(curve).update(shared, loss=tuple(drawn.tolist()))
+            yield curve
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, as saved in checkpoints."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def _local_line(x: Array, y: Array, width: float) -> Array:
-    """Evaluate the local linear regression of y on x, with a Gaussian kernel, at x."""
-    distance = x[None, :] - x[:, None]
-    weight = np.exp(-0.5 * (distance / width) ** 2)
-    weight /= weight.sum(axis=1, keepdims=True)
-    mean_x = (weight * distance).sum(axis=1)
-    # Relative to the first loss, so that a large offset costs no precision.
-    mean_y = (weight * (y - y[0])[None, :]).sum(axis=1)
-    spread = (weight * (distance - mean_x[:, None]) ** 2).sum(axis=1)
-    together = (weight * (distance - mean_x[:, None]) * (y[None, :] - y[0])).sum(axis=1)
-    slope = np.divide(together, spread, out=np.zeros_like(spread), where=spread > 1e-12 * width**2)
-    fitted: Array = y[0] + mean_y - slope * mean_x
-    return fitted
+class _Kernel:
+    """Local linear regression at the points x, with a Gaussian kernel: what does not depend on the losses.
+
+    Args:
+        x: Points, shape (n,).
+        width: Standard deviation of the kernel.
+    """
+
+    def __init__(self, x: Array, width: float) -> None:
+        distance = x[None, :] - x[:, None]
+        weight = np.exp(-0.5 * (distance / width) ** 2)
+        weight /= weight.sum(axis=1, keepdims=True)
+        self._weight, self._mean = weight, (weight * distance).sum(axis=1)
+        spread = (weight * (distance - self._mean[:, None]) ** 2).sum(axis=1)
+        self._tilt = weight * (distance - self._mean[:, None])
+        self._spread, self._is_spread = spread, spread > 1e-12 * width**2
+
+    def smooth(self, y: Array) -> Array:
+        """Return the regression of y, shape (n,)."""
+        change = y - y[0]  # so that a large offset costs no precision
+        mean = (self._weight * change).sum(axis=1)
+        together = (self._tilt * change).sum(axis=1)
+        slope = np.divide(together, self._spread, out=np.zeros_like(together), where=self._is_spread)
+        fitted: Array = y[0] + mean - slope * self._mean
+        return fitted

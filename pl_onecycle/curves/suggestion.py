@@ -158,12 +158,9 @@ def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float
     """Return the lrs between which nine of ten suggestions lie when the noise about the trend is drawn again."""
     smooth = curve.smoothed()
     random = np.random.default_rng(0)  # a curve always has the same interval, and the user's streams are not touched
-    answers = [math.log(lr)]
-    for _ in range(NOISE_DRAWS):
-        drawn = smooth + random.normal(0.0, curve.noise, len(smooth))
-        found = RULES[method](LossCurve(curve.finite_lr.tolist(), drawn.tolist(), initial_loss=curve.initial_loss))
-        answers += [] if found is None else [math.log(found[0])]
-    low, high = np.quantile(answers, (0.05, 0.95))
+    drawn = curve.redrawn(smooth + random.normal(0.0, curve.noise, (NOISE_DRAWS, len(smooth))))
+    answers = [lr, *(found[0] for found in map(RULES[method], drawn) if found is not None)]
+    low, high = np.quantile([math.log(answer) for answer in answers], (0.05, 0.95))
     return min(math.exp(low), lr), max(math.exp(high), lr)
 
 

@@ -30,6 +30,7 @@ class Driver:
         self.is_overridden = False
         self.optimizer, self._policy = optimizer, policy
         self._peaks = peak_lrs(optimizer)
+        self._top, self._distinct = max(self._peaks), set(self._peaks)
         self._cycled = [has_momentum(group) for group in optimizer.param_groups]
 
     @property
@@ -49,8 +50,9 @@ class Driver:
     def write(self) -> None:
         """Write the values of the next step."""
         lr, momentum = self._policy.lr(self.step), self._policy.momentum(self.step)
+        rates = {peak: rescale(peak, self._top, lr) for peak in self._distinct}
         for group, peak, cycled in zip(self.optimizer.param_groups, self._peaks, self._cycled, strict=False):
-            write(group, "lr", rescale(peak, max(self._peaks), lr))
+            write(group, "lr", rates[peak])
             if momentum is not None and cycled:
                 write_momentum(group, momentum)
         self._written = self._plain_lrs()

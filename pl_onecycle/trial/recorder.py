@@ -2,7 +2,7 @@
 
 The life of a step: the `Driver` has written the policy's values; the module's backward passes hand their losses to the
 `LossCollector`; the optimizer steps, which the driver counts and the collector notes; at the end of the batch losses
-are fetched and judged by `first_explosion`, and the `CheckupRecorder` carries out a checkup that is due. The
+are fetched and judged by an `ExplosionDetector`, and the `CheckupRecorder` carries out a checkup that is due. The
 `Agreement` keeps several processes together at each of these points.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl
-from pl_onecycle.curves import LossCurve, Outcome, first_explosion
+from pl_onecycle.curves import ExplosionDetector, LossCurve, Outcome
 from pl_onecycle.policy import Policy
 from pl_onecycle.real_step import after_real_step
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -58,7 +58,8 @@ class Recorder(pl.Callback):
     ) -> None:
         self.done = False
         self.batches, self._most_batches = 0, most_batches
-        self._trainer, self._threshold, self._on_step = run.trainer, threshold, on_step
+        self._trainer, self._on_step = run.trainer, on_step
+        self._explosions = ExplosionDetector(threshold)
         self._driver = Driver(run.optimizer, policy)
         self._collector = LossCollector(run.trainer, self._driver.last_step)
         self._checkups = CheckupRecorder(run.trainer, checkups)
@@ -165,7 +166,8 @@ class Recorder(pl.Callback):
         self._driver.is_overridden = self._collector.fetch(self._driver.is_overridden)
         if self._on_step is not None and self._collector.losses:
             self._on_step(self.step, self._collector.losses[-1])
-        self._exploded = first_explosion(self._collector.losses, self._threshold, since)
+        self._explosions.add(self._collector.losses[since:])
+        self._exploded = self._explosions.index
         # A curve has at least one point, also where the very first loss was not finite, unless its step was left out.
         has_diverged = self._exploded is not None and (self._collector.steps[-1] > 0 or self.step == 0)
         self.done = self._driver.is_overridden or has_diverged

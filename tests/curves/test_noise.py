@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pl_onecycle.curves import LossCurve, first_explosion
+from pl_onecycle.curves import ExplosionDetector, LossCurve, first_explosion
 from pl_onecycle.curves.noise import median_of_three, rebound_unit, start_level
 from tests.curves.made import DECADES, noise, noisy, swept, valley
 
@@ -111,12 +111,10 @@ def test_wild_first_five_losses_are_no_explosion() -> None:
 
 @given(losses=st.lists(st.floats(-10, 10), min_size=1, max_size=40), chunk=st.integers(1, 12))
 def test_checking_in_chunks_finds_the_same_explosion_as_checking_at_once(losses: list[float], chunk: int) -> None:
-    found = None
-    for end in range(chunk, len(losses) + chunk, chunk):
-        found = first_explosion(losses[:end], 1.5, since=end - chunk)
-        if found is not None:
-            break
-    assert found == first_explosion(losses, 1.5)
+    detector = ExplosionDetector(1.5)
+    for start in range(0, len(losses), chunk):
+        detector.add(losses[start : start + chunk])
+    assert detector.index == first_explosion(losses, 1.5)
 
 
 def test_an_explosion_before_a_nan_wins() -> None:

@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike
 from pl_onecycle.curves import (
     BUDGET,
     MIN_LOSSES,
+    ExplosionDetector,
     LossCurve,
     Refusal,
     coarse_sweep,
     dense_sweep,
-    first_explosion,
     has_risen,
     refusal,
 )
@@ -38,10 +38,13 @@ def recorded(
     lrs, losses = [policy.lr(step) for step in range(policy.num_steps)], [loss(0.0)]
     if not math.isfinite(losses[0]):  # the least there is: one point
         return LossCurve(lrs[:1], [loss(lrs[0])], "diverged", losses[0])
+    detector = ExplosionDetector(threshold)
+    detector.add(losses)
     for done, lr in enumerate(lrs, start=1):
         losses.append(loss(lr))
         curve = LossCurve(lrs[:done], losses[1:], initial_loss=losses[0])
-        if first_explosion(losses, threshold, done) is not None:
+        detector.add(losses[-1:])
+        if detector.index is not None:
             return replace(curve, outcome="diverged")
         if MIN_LOSSES <= done < policy.num_steps and ends(curve):
             return replace(curve, outcome="risen")
