@@ -158,7 +158,7 @@ class LossCurve:
 
     def redrawn(self, losses: Array) -> Iterator["LossCurve"]:
         """Yield curves with other losses, shape (draws, n), at `finite_lr`; what depends on the lr is computed once."""
-        first = LossCurve(self.finite_lr.tolist(), losses[0].tolist(), initial_loss=self.initial_loss)
+        first = LossCurve(self.finite_lr.tolist(), self.finite_loss.tolist(), initial_loss=self.initial_loss)
         shared = vars(first) | {"_kernel": cache(first._kernel)}
         for drawn in losses:
             curve = object.__new__(LossCurve)  # the checks of `first` hold for all
