@@ -6,6 +6,7 @@ is recorded as that of the current weights, and `Checkups.should_end` judges the
 """
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,7 @@ class CheckupRecorder:
         self.values: list[float] = []
         self.validates = checkups.val_batches > 0 and bool(trainer.enable_validation)
         self._trainer, self._checkups = trainer, checkups
-        self._to_come = [*checkups.steps]
+        self._to_come = deque(checkups.steps)
         self._batch_losses: list[Tensor] = []  # of the validation that is running
         self._logged_in: str | None = None  # the kind of step in which the module logs the metric
         self._metric = _Metric(trainer, checkups.monitor)
@@ -76,9 +77,10 @@ class CheckupRecorder:
     def advance(self, step: int) -> None:
         """Note that ``step`` steps are done at the end of a batch."""
         self.is_due = bool(self._to_come) and step >= self._to_come[0]
+        while self._to_come and self._to_come[0] <= step:
+            self._to_come.popleft()
         if self.is_due and not self.steps:
             self._metric.note_training(self._trainer.callback_metrics)
-        self._to_come = [later for later in self._to_come if later > step]
 
     def add_validation_batch(self, outputs: Any) -> None:
         """Take what ``validation_step`` returned."""

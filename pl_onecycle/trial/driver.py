@@ -32,6 +32,7 @@ class Driver:
         self._peaks = peak_lrs(optimizer)
         self._top, self._distinct = max(self._peaks), set(self._peaks)
         self._cycled = [has_momentum(group) for group in optimizer.param_groups]
+        self._lrs: list[float] = []  # the policy's, one for each step
 
     @property
     def last_step(self) -> int:
@@ -45,11 +46,12 @@ class Driver:
 
     def lr_before(self, step: int) -> float:
         """Return the lr whose effect the loss of ``step`` >= 1 shows."""
-        return self._policy.lr(step - 1)
+        return self._lrs[step - 1]
 
     def write(self) -> None:
         """Write the values of the next step."""
         lr, momentum = self._policy.lr(self.step), self._policy.momentum(self.step)
+        self._lrs.append(lr)
         rates = {peak: rescale(peak, self._top, lr) for peak in self._distinct}
         for group, peak, cycled in zip(self.optimizer.param_groups, self._peaks, self._cycled, strict=False):
             write(group, "lr", rates[peak])

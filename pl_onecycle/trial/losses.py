@@ -54,7 +54,8 @@ class LossCollector:
         if self._is_used:  # those before belong to the other optimizer
             self._backward.clear()
             self._is_used = False
-        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32)).mean()
+        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+        loss = loss.mean() if loss.dim() else loss.clone()  # a CUDA graph may write the next loss to the same memory
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             loss = loss / scaler.scale(torch.ones_like(loss))
@@ -63,10 +64,12 @@ class LossCollector:
     def begin_step(self) -> None:
         """Combine the losses of the backward passes so far into one attempt."""
         if self._backward:
-            losses = torch.stack(self._backward)
-            is_automatic = self._trainer.lightning_module.automatic_optimization  # Lightning divides then
-            total = losses.mean() * self._trainer.accumulate_grad_batches if is_automatic else losses.sum()
-            self._attempts.append(total)
+            is_automatic = self._trainer.lightning_module.automatic_optimization
+            scale = self._trainer.accumulate_grad_batches if is_automatic else 1  # Lightning has divided by it
+            if len(self._backward) > 1:
+                losses = torch.stack(self._backward)
+                self._backward = [losses.mean() if is_automatic else losses.sum()]
+            self._attempts.append(self._backward[0] * scale if scale > 1 else self._backward[0])
             self._backward.clear()
 
     def share_backward(self) -> None:
@@ -101,12 +104,18 @@ class LossCollector:
 
         Flag and losses share one reduction. Call it only if losses wait.
         """
+        if self._trainer.world_size == 1:
+            losses = [loss for _, loss in self._waiting if loss is not None]
+            self.steps += [step for step, loss in self._waiting if loss is not None]
+            self.losses += [loss.item() for loss in losses] if len(losses) < 2 else torch.stack(losses).tolist()
+            self._waiting = []
+            return flag
         strategy = self._trainer.strategy
         nothing = torch.zeros((), device=strategy.root_device)
-        losses = torch.stack([nothing if loss is None else loss for _, loss in self._waiting])
-        has_loss = losses.new_tensor([loss is not None for _, loss in self._waiting])
-        flags = torch.full_like(losses, flag)
-        means = strategy.reduce(torch.stack([losses, has_loss, flags]), reduce_op="mean").tolist()
+        own = torch.stack([nothing if loss is None else loss for _, loss in self._waiting])
+        has_loss = own.new_tensor([loss is not None for _, loss in self._waiting])
+        flags = torch.full_like(own, flag)
+        means = strategy.reduce(torch.stack([own, has_loss, flags]), reduce_op="mean").tolist()
         for (step, _), loss, share, others in zip(self._waiting, *means, strict=True):
             flag |= others > 0
             if share > 0:

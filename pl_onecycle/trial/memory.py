@@ -10,7 +10,6 @@ import random
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -40,12 +39,13 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        # Closing the stack runs every undo, even if one of them fails.
-        self._undo = ExitStack()
+        # Functions that undo a change, with their arguments. Flat, as the garbage collector walks over it.
+        self._undo: list[tuple[Any, ...]] = []
         # Also keeps the objects alive, so that an id is never used twice.
         self._seen: dict[int, Any] = {}
         # Visited objects that cannot be restored, by id.
         self.unknown: dict[int, Any] = {}
+        self._keepers: dict[type, Callable[[Any], None] | None] = {}  # by type
         self._kinds: tuple[tuple[Any, Callable[[Any], None]], ...] = (
             (Tensor, self._tensor),
             (np.ndarray, self._array),
@@ -61,12 +61,20 @@ class Memory:
         """Remember ``value`` and, for containers, modules and optimizers, everything inside."""
         if isinstance(value, ATOMS) or id(value) in self._seen:
             return
-        for kinds, keep in self._kinds:
-            if isinstance(value, kinds):
-                self.leave_alone(value)  # marked as seen first, as it may refer to itself
-                keep(value)
-                return
-        self.unknown[id(value)] = value
+        kind = type(value)
+        keep = self._keepers[kind] if kind in self._keepers else self._keeper_of(value)
+        if keep is None:
+            self.unknown[id(value)] = value
+            return
+        self._seen[id(value)] = value  # marked as seen first, as it may refer to itself
+        keep(value)
+
+    def _keeper_of(self, value: Any) -> Callable[[Any], None] | None:
+        """Return what keeps values of this type, None for one that cannot be restored."""
+        keep = next((keep for kinds, keep in self._kinds if isinstance(value, kinds)), None)
+        if value.__class__ is type(value):  # else it poses as another type
+            self._keepers[type(value)] = keep
+        return keep
 
     def leave_alone(self, value: Any) -> None:
         """Keep ``value`` by reference only, wherever it occurs."""
@@ -89,7 +97,7 @@ class Memory:
         if known or not hasattr(value, "__dict__"):
             return
         bindings, saved = vars(value), dict(vars(value))
-        self._undo.callback(_put_back, bindings, saved)
+        self._undo.append((_put_back, bindings, saved))
         for item in saved.values():
             if isinstance(item, GENERATORS):
                 self.remember(item)
@@ -98,85 +106,103 @@ class Memory:
         """Remember where a file stands, or anything else with ``tell`` and ``seek``."""
         if id(file) not in self._seen:
             self.leave_alone(file)
-            self._undo.callback(_seek, file, file.tell())
+            self._undo.append((_seek, file, file.tell()))
 
     def restore(self) -> None:
         """Undo every change since the objects were remembered. May be called once."""
-        try:
-            self._undo.close()
-        finally:
-            self._seen.clear()
-            self.unknown.clear()
+        error: BaseException | None = None
+        while self._undo:
+            undo, *arguments = self._undo.pop()
+            try:
+                undo(*arguments)
+            except BaseException as failure:  # the others are undone as well
+                error = error or failure
+        self._seen.clear()
+        self.unknown.clear()
+        if error is not None:
+            raise error
 
     # -------------------------------------------------------------------------------------- by type
     def _tensor(self, tensor: Tensor) -> None:
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            self._undo.callback(_empty_again, tensor, type(tensor), tensor.data.device, tensor.data.dtype)
+            self._undo.append((_empty_again, tensor, type(tensor), tensor.data.device, tensor.data.dtype))
             return
-        alias, content = tensor.detach(), tensor.detach().clone()
-        strided = alias.layout is torch.strided and not alias.is_nested
-        expanded = strided and any(step == 0 < size - 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
-        is_leaf, requires_grad = tensor.is_leaf, tensor.requires_grad
-        grad = tensor.grad if is_leaf else None
+        alias = tensor.detach()
+        grad = tensor.grad if tensor.is_leaf else None
         self.remember(grad)
-
-        def undo() -> None:
-            with torch.inference_mode() if alias.is_inference() else torch.no_grad():
-                if not expanded:  # an expanded tensor cannot be written to
-                    alias.copy_(content)
-            if strided and (tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape):
-                tensor.data = alias  # `.data` was bound to other memory
-            if is_leaf:
-                if not tensor.is_leaf:  # an in-place operation gave it a graph
-                    tensor.detach_()
-                tensor.requires_grad_(requires_grad)
-                tensor.grad = grad
-
-        self._undo.callback(undo)
+        requires_grad = tensor.requires_grad if tensor.is_leaf else None
+        self._undo.append((_restore_tensor, tensor, alias, alias.clone(), requires_grad, grad))
 
     def _array(self, array: Any) -> None:
         if array.flags.writeable:
-            self._undo.callback(array.__setitem__, ..., array.copy())
+            self._undo.append((array.__setitem__, ..., array.copy()))
 
     def _generator(self, generator: Any) -> None:
         if isinstance(generator, (np.random.Generator, np.random.BitGenerator)):
             bits: Any = getattr(generator, "bit_generator", generator)
-            self._undo.callback(setattr, bits, "state", bits.state)
+            self._undo.append((setattr, bits, "state", bits.state))
         elif isinstance(generator, random.Random):
-            self._undo.callback(generator.setstate, generator.getstate())
+            self._undo.append((generator.setstate, generator.getstate()))
         else:
-            self._undo.callback(generator.set_state, generator.get_state())
+            self._undo.append((generator.set_state, generator.get_state()))
 
     def _module(self, module: nn.Module) -> None:
-        kind = type(module)
-
-        def undo() -> None:
-            if type(module) is not kind:  # a lazy module that was materialized
-                module.__class__ = kind
-
-        self._undo.callback(undo)
+        self._undo.append((_restore_class, module, type(module)))
         self.remember(vars(module))
-        # Scripted modules do not keep these in `vars`.
-        self._items((*module.parameters(recurse=False), *module.buffers(recurse=False), *module.children()))
+        if isinstance(module, torch.jit.ScriptModule):  # does not keep these in `vars`
+            self._items((*module.parameters(recurse=False), *module.buffers(recurse=False), *module.children()))
 
     def _dict(self, mapping: dict[Any, Any]) -> None:
+        if not mapping:  # as are most of those of a module
+            self._undo.append((_clear, mapping))
+            return
         saved = dict(mapping)
-        self._undo.callback(_put_back, mapping, saved)
+        self._undo.append((_put_back, mapping, saved))
         self._items(saved.values())
 
     def _collection(self, collection: Any) -> None:
+        if not collection:
+            self._undo.append((_clear, collection))
+            return
         saved = list(collection)
-
-        def undo() -> None:
-            collection.clear()
-            (collection.update if isinstance(collection, set) else collection.extend)(saved)
-
-        self._undo.callback(undo)
+        self._undo.append((_refill, collection, saved))
         self._items(saved)
 
     def _items(self, items: Iterable[Any]) -> None:
         for item in items:
-            self.remember(item)
+            if not isinstance(item, ATOMS):
+                self.remember(item)
+
+
+def _restore_tensor(tensor: Tensor, alias: Tensor, content: Tensor, requires_grad: bool | None, grad: Any) -> None:
+    """Restore values, memory and gradient; ``requires_grad`` is None for a tensor that is no leaf."""
+    strided = alias.layout is torch.strided and not alias.is_nested
+    expanded = strided and any(step == 0 < size - 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
+    with torch.inference_mode() if alias.is_inference() else torch.no_grad():
+        if not expanded:  # an expanded tensor cannot be written to
+            alias.copy_(content)
+    if strided and (tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape):
+        tensor.data = alias  # `.data` was bound to other memory
+    if requires_grad is not None:
+        if not tensor.is_leaf:  # an in-place operation gave it a graph
+            tensor.detach_()
+        tensor.requires_grad_(requires_grad)
+        tensor.grad = grad
+
+
+def _restore_class(module: nn.Module, kind: type) -> None:
+    if type(module) is not kind:  # a lazy module that was materialized
+        module.__class__ = kind
+
+
+def _clear(container: Any) -> None:
+    if container:
+        container.clear()
+
+
+def _refill(collection: Any, saved: list[Any]) -> None:
+    collection.clear()
+    (collection.update if isinstance(collection, set) else collection.extend)(saved)
 
 
 def _empty_again(tensor: Any, kind: type, device: torch.device, dtype: torch.dtype) -> None:
