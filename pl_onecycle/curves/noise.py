@@ -142,7 +142,7 @@ class ExplosionDetector:
             insort(bends, abs(losses[-3] - 2 * losses[-2] + loss))
         if count == START_POINTS:
             self._start = _middle(sorted(losses))
-        if count <= START_POINTS:
+        if count <= START_POINTS or middle == self._best:
             return False
         few = 1 + FEW_LOSSES / count  # by chance, a handful of points underestimates the noise by far
         unit = rebound_unit(self._start - self._best, few * _noise_of_bend(_middle(bends)))

@@ -54,7 +54,9 @@ class LossCollector:
         if self._is_used:  # those before belong to the other optimizer
             self._backward.clear()
             self._is_used = False
-        loss = loss.detach().to(torch.promote_types(loss.dtype, torch.float32))
+        loss = loss.detach()
+        if loss.dtype is not torch.float32:
+            loss = loss.to(torch.promote_types(loss.dtype, torch.float32))
         loss = loss.mean() if loss.dim() else loss.clone()  # a CUDA graph may write the next loss to the same memory
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         if scaler is not None:
