@@ -17,7 +17,8 @@ The words of this package:
   and the answer read from them.
 """
 
-from pl_onecycle.cli import OneCycleCLI
+from typing import TYPE_CHECKING, Any
+
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.curves import Choice, LossCurve, Suggestion, suggest
 from pl_onecycle.momentum_probe import MomentumProbe
@@ -28,6 +29,9 @@ from pl_onecycle.settings_callback import OneCycleSettings
 from pl_onecycle.tune_result import TuneResult
 from pl_onecycle.tuner import OneCycleTrainer, OneCycleTuner
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
+
+if TYPE_CHECKING:
+    from pl_onecycle.cli import OneCycleCLI
 
 __all__ = [
     "Choice",
@@ -47,3 +51,12 @@ __all__ = [
     "configure_one_cycle",
     "suggest",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the command line when it is used, as its parser is slow to import."""
+    if name == "OneCycleCLI":
+        from pl_onecycle.cli import OneCycleCLI
+
+        return OneCycleCLI
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
