@@ -65,6 +65,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
+        self._saved = Saved()  # the last report, as long as its pictures are not drawn
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
     @property
@@ -135,8 +136,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.before = self._value_before(run)
         self.answer = self._search(run)
         outcome, changed = self._apply_answer(run, self.before)
-        saved = self._save(run, changed) if saves and self.report else Saved()
+        self._saved.draw()
+        self._saved = saved = self._save(run, changed) if saves and self.report else Saved()
         rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
+        if self not in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+            self._draw()  # no hook will
 
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
@@ -167,6 +171,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
         if not run.trainer.is_global_zero:
             return Saved()
         return save(self._make_report(run, changed), root, run.trainer.loggers)
+
+    def _draw(self) -> None:
+        """Draw what the last search has not drawn, as nobody should wait for it before the first batch."""
+        self._saved.draw()
+        self._saved = Saved()
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -210,7 +219,19 @@ class Finder(pl.Callback, Generic[Found], ABC):
             finder._begin_epoch(trainer)
 
     @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._saved.pictures:
+            self._draw()
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._draw()
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draw()
         if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 

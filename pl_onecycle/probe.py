@@ -268,7 +268,7 @@ class Probe(Finder[Choice]):
             name,
             facts={**self.facts(), "changed": changed, "curves": plain},
             tables={"curves.csv": partial(curves_table, curves)},
-            figures={name: self.plot},
+            figures={name: partial(draw_probe, self.picture())},
             candidates=curves,
         )
 

@@ -382,7 +382,7 @@ class LRRangeTest(Finder[Suggestion]):
             name,
             facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
             tables={"curve.csv": partial(curve_table, self.curve)},
-            figures={name: partial(self.plot, planned=None if cycle is None else cycle.policy)},
+            figures={name: partial(draw_range_test, self.picture(), None if cycle is None else cycle.policy)},
             sweeps={"": self.curve},
         )
 

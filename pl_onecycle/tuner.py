@@ -283,7 +283,9 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
             f"{name}/{series}": curve for name, probe in probes.items() for series, curve in probe.labelled().items()
         },
     )
-    return save(report, root, trainer.loggers).folder
+    saved = save(report, root, trainer.loggers)
+    saved.draw()
+    return saved.folder
 
 
 def _last_picture(tests: Mapping[str, LRRangeTest]) -> SweepPicture | None:

@@ -92,7 +92,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/loggers": ("Lightning", {"_lightning", "curves"}),
     "report/figures": ("pure", {"curves", "policy"}),
     "report/progress": ("Lightning", {"_lightning"}),
-    "report/report": ("Lightning", {"_lightning", "curves", "report/files", "report/loggers"}),
+    "report/report": ("Lightning", {"_lightning", "curves", "report/figures", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "run_length": ("Lightning", {"_lightning", "scheduler"}),

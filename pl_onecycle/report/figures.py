@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -59,6 +60,11 @@ class ProbePicture:
     def is_validated(self) -> bool:
         """Whether any candidate has a validation loss."""
         return any(curve.val_loss for curve in self.curves.values())
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
 def draw_range_test(picture: SweepPicture, planned: Policy | None = None, ax: Axes | None = None) -> Figure:

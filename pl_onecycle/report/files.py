@@ -1,4 +1,4 @@
-"""Files of a report: one directory with ``result.json``, CSV tables, pictures and texts."""
+"""Files of a report: one directory with ``result.json``, CSV tables, texts and pictures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,6 @@ def write_folder(
     name: str,
     facts: Mapping[str, Any],
     tables: Mapping[str, Table],
-    pictures: Mapping[str, bytes],
     texts: Mapping[str, str],
 ) -> str:
     """Write ``result.json`` and other files into a new directory, texts first.
@@ -43,7 +42,6 @@ def write_folder(
         name: Directory below ``root``; where it exists already, ``<name>_1`` and so on is taken.
         facts: What goes into the JSON file besides the versions; NaN becomes null.
         tables: Rows by the name of their CSV file.
-        pictures: Contents of PNG files by their name, without ``.png``.
         texts: Contents by the name of their file.
 
     Returns:
@@ -55,7 +53,6 @@ def write_folder(
     contents = {file: text.encode() for file, text in texts.items()}
     contents["result.json"] = _json_text(facts).encode()
     contents |= {file: _csv_text(rows).encode() for file, rows in tables.items()}
-    contents |= {f"{file}.png": picture for file, picture in pictures.items()}
     files, base = fsspec.core.url_to_fs(root)
     names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
     new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
@@ -67,11 +64,16 @@ def write_folder(
     return f"{root.rstrip('/')}/{new}"
 
 
-def png(figure: Figure) -> bytes:
-    """Return a picture as the content of a PNG file."""
+def write_picture(folder: str, name: str, figure: Figure) -> None:
+    """Write ``<name>.png`` into a directory that `write_folder` has made.
+
+    Raises:
+        OSError: It cannot be written.
+    """
     content = io.BytesIO()
     figure.savefig(content, dpi=120)
-    return content.getvalue()
+    with fsspec.open(f"{folder}/{name}.png", "wb") as handle:
+        handle.write(content.getvalue())
 
 
 def curve_table(curve: LossCurve) -> Table:

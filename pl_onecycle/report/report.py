@@ -1,4 +1,4 @@
-"""`Report`: what a callback has to show, and `save`, which writes, draws and logs it."""
+"""`Report`: what a callback has to show, and `save`, which writes and logs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pl_onecycle._lightning import Logger, rank_zero_warn
-from pl_onecycle.report.files import Table, png, write_folder
+from pl_onecycle.report.figures import can_draw
+from pl_onecycle.report.files import Table, write_folder, write_picture
 from pl_onecycle.report.loggers import log_candidate, log_sweep
 
 if TYPE_CHECKING:
@@ -43,41 +44,51 @@ class Report:
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a report is.
+    """Where a report is, and its pictures as long as they are not drawn.
 
     Attributes:
         folder: Its directory, or None where none could be written.
-        is_drawn: Whether it has all its pictures; False where matplotlib is not installed.
+        title: Whose result it is, for people.
+        pictures: Functions that draw, by the name of the picture.
     """
 
     folder: str | None = None
-    is_drawn: bool = True
+    title: str = ""
+    pictures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+
+    def draw(self) -> None:
+        """Draw the pictures, if matplotlib is installed. A picture that fails costs a warning, not the run."""
+        for name, draw in self.pictures.items():
+            if self.folder is None or not can_draw():
+                return
+            try:
+                write_picture(self.folder, name, draw())
+            except Exception as error:
+                rank_zero_warn(f"{self.title}: the picture could not be drawn ({error}).")
 
     def __str__(self) -> str:
         """Return the end of a sentence that says where the report is."""
         if self.folder is None:
             return ""
-        return f"; see {self.folder}" + ("" if self.is_drawn else " (no picture: matplotlib is not installed)")
+        is_complete = not self.pictures or can_draw()
+        return f"; see {self.folder}" + ("" if is_complete else " (no picture: matplotlib is not installed)")
 
 
 def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
-    """Draw, write and log a report. What cannot be shown costs a warning, not the run.
+    """Write and log a report, except its pictures. What cannot be shown costs a warning, not the run.
 
     Args:
         report: What to show.
         root: The logger's directory or ``default_root_dir``, local or of any file system that fsspec knows.
         loggers: Of the Trainer.
+
+    Returns:
+        Where it is; its `Saved.draw` takes longer than a short range test.
     """
-    folder, is_drawn, pictures = None, True, dict[str, bytes]()
-    try:
-        pictures = {name: png(draw()) for name, draw in report.figures.items()}
-    except ModuleNotFoundError:  # without matplotlib
-        is_drawn = False
-    except Exception as error:  # a picture that fails costs no file of the result
-        rank_zero_warn(f"{report.title}: the picture could not be drawn ({error}).")
+    folder = None
     try:
         tables = {name: rows() for name, rows in report.tables.items()}
-        folder = write_folder(root, report.name, report.facts, tables, pictures, report.texts)
+        folder = write_folder(root, report.name, report.facts, tables, report.texts)
         tag = folder.rpartition("/")[2]
         for name, curve in report.sweeps.items():
             log_sweep(loggers, f"{tag}/{name}".rstrip("/"), curve)
@@ -85,4 +96,4 @@ def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
             log_candidate(loggers, f"{tag}/{name}", curve)
     except Exception as error:  # a full disk, an unknown file system: not worth the run
         rank_zero_warn(f"{report.title}: the report could not be written ({error}).")
-    return Saved(folder, is_drawn)
+    return Saved(folder, report.title, report.figures)

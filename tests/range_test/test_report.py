@@ -5,12 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from pl_onecycle import LossCurve, LRRangeTest, OneCycleScheduler, suggest
+from pl_onecycle import LossCurve, LRRangeTest, OneCycleScheduler, WeightDecayProbe, suggest
 from pl_onecycle.curves import METHODS
 from tests.fits import LRs, Momentum, data, trainer
 from tests.range_test.made import Constant, Results, Valley, one_step, watched, with_milestones
@@ -59,6 +60,46 @@ def test_each_test_has_a_report_and_curves_of_its_own(tmp_path: Path) -> None:
         assert (folder / f"{folder.name}.png").exists()
         points = logged.Scalars(f"{folder.name}/loss")
         assert [point.value for point in points] == pytest.approx(list(curve.loss), rel=1e-6)
+
+
+class Pictures(pl.Callback):
+    """Notes how many pictures there are when a batch begins and has ended, and may fail at the end of a batch."""
+
+    def __init__(self, root: Path, fails_at: int | None = None) -> None:
+        self.root, self.fails_at = root, fails_at
+        self.seen: list[tuple[int, int]] = []
+
+    @property
+    def number(self) -> int:
+        return len([*self.root.rglob("*.png")])
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, at: int) -> None:
+        self.seen.append((at, self.number))
+        if at == self.fails_at:
+            raise RuntimeError("the user's")
+
+
+@pytest.mark.parametrize("make", [LRRangeTest, lambda: WeightDecayProbe(num_steps=20)], ids=["range test", "probe"])
+def test_the_picture_is_drawn_after_the_first_batch(make: Any, tmp_path: Path) -> None:
+    pictures = Pictures(tmp_path)
+    trainer([make(), pictures], tmp_path, max_epochs=1).fit(Valley(1.0, 0.5, 0.2), data())
+    assert pictures.seen[:3] == [(0, 0), (1, 1), (2, 1)]
+
+
+def test_the_picture_is_drawn_where_the_run_fails_before_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="the user's"):
+        trainer([LRRangeTest(), Pictures(tmp_path, fails_at=0)], tmp_path).fit(Valley(1.0, 0.5, 0.2), data())
+    assert len([*tmp_path.rglob("*.png")]) == 1
+
+
+def test_a_finder_that_is_no_callback_of_the_trainer_draws_at_once(tmp_path: Path) -> None:
+    class Finds(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            LRRangeTest().find(trainer)
+
+    pictures = Pictures(tmp_path)
+    trainer([Finds(), pictures], tmp_path, max_epochs=1).fit(Valley(1.0, 0.5, 0.2), data())
+    assert pictures.seen[0] == (0, 1)
 
 
 def test_without_a_report_no_file_is_written(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from matplotlib.image import imread
 
 from pl_onecycle.curves import LossCurve, suggest
 from pl_onecycle.report import SweepPicture, draw_range_test
-from pl_onecycle.report.files import curve_table, curves_table, png, write_folder
+from pl_onecycle.report.files import curve_table, curves_table, write_folder, write_picture
 from tests.report.made import FOUND, NAME, PLANNED, curve, diverged, nothing_measured, parse_json
 
 
@@ -36,8 +36,10 @@ def write(
 ) -> str:
     """Write what a range test writes."""
     facts = {**(facts or {}), "curve": measured.to_dict()}
-    pictures = {} if picture is None else {name: png(picture)}
-    return write_folder(str(root), name, facts, {"curve.csv": curve_table(measured)}, pictures, {})
+    folder = write_folder(str(root), name, facts, {"curve.csv": curve_table(measured)}, {})
+    if picture is not None:
+        write_picture(folder, name, picture)
+    return folder
 
 
 def test_the_directory_is_made_with_all_above_it(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_the_directory_is_made_with_all_above_it(tmp_path: Path) -> None:
 
 
 def test_texts_and_tables_lie_next_to_the_json_file(tmp_path: Path) -> None:
-    folder = write_folder(str(tmp_path), "tune", {}, {"a.csv": [("x", "y"), (1, 0.1)]}, {}, {"tuned.yaml": "lr: 0.1\n"})
+    folder = write_folder(str(tmp_path), "tune", {}, {"a.csv": [("x", "y"), (1, 0.1)]}, {"tuned.yaml": "lr: 0.1\n"})
     assert sorted(os.listdir(folder)) == ["a.csv", "result.json", "tuned.yaml"]
     assert Path(folder, "a.csv").read_bytes() == b"x,y\r\n1,0.1\r\n"
     assert Path(folder, "tuned.yaml").read_text() == "lr: 0.1\n"
@@ -103,7 +105,7 @@ def test_the_json_file_holds_settings_of_any_library(setting: Any, written: Any,
 def test_contents_that_cannot_be_made_leave_no_directory(tmp_path: Path) -> None:
     for facts, rows in (({"a": {(1, 2): 3}}, [("x",)]), ({}, [1])):
         with pytest.raises((TypeError, csv.Error)):
-            write_folder(str(tmp_path), NAME, facts, {"a.csv": rows}, {}, {})  # type: ignore[dict-item]
+            write_folder(str(tmp_path), NAME, facts, {"a.csv": rows}, {})  # type: ignore[dict-item]
     assert not (tmp_path / NAME).exists()
 
 
@@ -146,14 +148,14 @@ def test_a_sweep_without_a_finite_loss_has_a_report_too(measured: LossCurve, tmp
 def test_every_validation_loss_is_in_the_table_also_that_of_a_dropped_curve(tmp_path: Path) -> None:
     """A candidate is dropped after the validation of a step whose own loss is only seen at the next."""
     dropped = {"wd=0": LossCurve([0.1], [4.0], "dropped", None, [1, 2], [3.0, 3.5])}
-    folder = write_folder(str(tmp_path), "probe", {}, {"curves.csv": curves_table(dropped)}, {}, {})
+    folder = write_folder(str(tmp_path), "probe", {}, {"curves.csv": curves_table(dropped)}, {})
     with open(f"{folder}/curves.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert [float(row["val_loss"]) for row in rows if row["val_loss"]] == [3.0, 3.5]
 
 
 def test_no_curves_are_a_table_of_its_header(tmp_path: Path) -> None:
-    folder = write_folder(str(tmp_path), "probe", {}, {"curves.csv": curves_table({})}, {}, {})
+    folder = write_folder(str(tmp_path), "probe", {}, {"curves.csv": curves_table({})}, {})
     assert Path(folder, "curves.csv").read_text().split() == ["series,step,lr,train_loss,val_loss"]
 
 

@@ -27,6 +27,7 @@ from tests.report.made import (
 
 def folder_of(report: Report, root: Path, *loggers: TensorBoardLogger) -> str:
     saved = save(report, str(root), loggers)
+    saved.draw()
     assert saved.folder is not None
     return saved.folder
 
@@ -36,10 +37,12 @@ def facts_in(folder: str) -> Any:
 
 
 # ------------------------------------------------------------------------------------------------- shown
-def test_a_report_is_a_directory_of_three_files(tmp_path: Path) -> None:
+def test_a_report_is_a_directory_of_two_files_and_a_picture_that_is_drawn_later(tmp_path: Path) -> None:
     root = tmp_path / "logs"
     saved = save(sweep_report(curve(), FOUND), str(root), [])
-    assert saved == Saved(str(root / NAME), is_drawn=True)
+    assert saved.folder == str(root / NAME)
+    assert sorted(os.listdir(root / NAME)) == ["curve.csv", "result.json"]
+    saved.draw()
     assert sorted(os.listdir(root / NAME)) == ["curve.csv", f"{NAME}.png", "result.json"]
     assert os.listdir(root) == [NAME]
 
@@ -100,24 +103,23 @@ def test_tags_begin_with_the_name_of_the_directory(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("saved", "end"),
-    [
-        (Saved(), ""),
-        (Saved("logs/probe"), "; see logs/probe"),
-        (Saved("logs/probe", is_drawn=False), "; see logs/probe (no picture: matplotlib is not installed)"),
-    ],
-    ids=["nowhere", "drawn", "not drawn"],
-)
-def test_the_end_of_a_log_line_says_where_the_report_is(saved: Saved, end: str) -> None:
-    assert str(saved) == end
+PICTURES = {"probe": Figure}
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["matplotlib", "no matplotlib"])
+def test_the_end_of_a_log_line_says_where_the_report_is(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert str(Saved()) == str(Saved(None, "Probe", PICTURES)) == ""
+    assert str(Saved("logs/probe")) == "; see logs/probe"
+    missing = "" if installed else " (no picture: matplotlib is not installed)"
+    assert str(Saved("logs/probe", "Probe", PICTURES)) == f"; see logs/probe{missing}"
 
 
 # --------------------------------------------------------------------------------------------- not shown
 def test_without_matplotlib_there_is_no_picture_and_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    saved = save(sweep_report(curve(), FOUND), str(tmp_path / "logs"), [])
-    assert saved == Saved(str(tmp_path / "logs" / NAME), is_drawn=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert folder_of(sweep_report(curve(), FOUND), tmp_path / "logs") == str(tmp_path / "logs" / NAME)
     assert sorted(os.listdir(tmp_path / "logs" / NAME)) == ["curve.csv", "result.json"]
 
 
@@ -146,8 +148,7 @@ class Undrawable(Figure):
 def test_a_picture_that_fails_costs_a_warning_and_no_file_of_the_result(draw: Any, tmp_path: Path) -> None:
     report = replace(sweep_report(curve()), figures={NAME: draw}, texts={"tuned.yaml": "lr: 0.1"})
     with pytest.warns(UserWarning, match=r"^LR range test: the picture could not be drawn \(no latex\)\.$"):
-        saved = save(report, str(tmp_path), [])
-    assert str(saved) == f"; see {tmp_path / NAME}"
+        assert folder_of(report, tmp_path) == str(tmp_path / NAME)
     assert sorted(os.listdir(tmp_path / NAME)) == ["curve.csv", "result.json", "tuned.yaml"]
 
 

@@ -165,11 +165,7 @@ def streams() -> list[Any]:
 @pytest.fixture
 def _no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred pictures would take longer than all that they show."""
-
-    def draw(*_: Any) -> None:
-        raise ModuleNotFoundError
-
-    monkeypatch.setattr("pl_onecycle.tuner.draw_tuning", draw)
+    monkeypatch.setattr("pl_onecycle.report.report.can_draw", lambda: False)
 
 
 _TAKEN = "of a source that gives each batch once, what `tune` has taken is gone before the fit is handed the source"
