@@ -8,12 +8,19 @@ must be measured, the steps that are left in the run are compared with those lef
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
-from pl_onecycle._lightning import GradientAccumulationScheduler, Timer, pl, rank_zero_info
+from pl_onecycle._lightning import (
+    GradientAccumulationScheduler,
+    MisconfigurationException,
+    Timer,
+    pl,
+    rank_zero_info,
+)
+from pl_onecycle.played_schedule import parts
 from pl_onecycle.scheduler import OneCycleScheduler
 
 # A difference of a step or two is rounding, or a step that a gradient scaler has skipped, and is left alone.
@@ -78,7 +85,10 @@ class FollowsRun(pl.Callback):
     *Runs at* ``on_train_epoch_start``; where the pace must be measured also after batches: with manual optimization
     after 1, 2, 4, 8, ... of them, with a wall clock after each.
 
-    *Changes* nothing but those schedules.
+    *Changes* nothing but those schedules, and the interval of their configs: they are stepped every step.
+
+    Raises:
+        MisconfigurationException: In ``fit``, if such a schedule is inside another one, which decides on its steps.
     """
 
     def __init__(self) -> None:
@@ -89,6 +99,17 @@ class FollowsRun(pl.Callback):
     def __reduce__(self) -> Any:
         """Copy and pickle as a new one: what it has measured belongs to one run."""
         return type(self), ()
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for config in trainer.lr_scheduler_configs:
+            if any(_follows(inner) for inner in parts(config.scheduler) if inner is not config.scheduler):
+                raise MisconfigurationException(
+                    f"A one-cycle schedule inside a {type(config.scheduler).__name__} cannot take its length from the"
+                    " run: pass `total_steps=`."
+                )
+            if _follows(config.scheduler):
+                _step_every_step(config, says_so=pl_module.automatic_optimization)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -115,8 +136,9 @@ class FollowsRun(pl.Callback):
     def _compare(self, trainer: pl.Trainer, batches_done: int) -> None:
         for config in trainer.lr_scheduler_configs:
             schedule = config.scheduler
-            if not isinstance(schedule, OneCycleScheduler) or not schedule.follows_run:
+            if not _follows(schedule):
                 continue
+            _step_every_step(config, says_so=trainer.lightning_module.automatic_optimization)
             now = _Mark(schedule.last_epoch, trainer.global_step, self._batches, time.monotonic())
             left, tolerance = _measure(trainer, self._marks.setdefault(schedule, now), now, batches_done)
             planned = schedule.run_steps - schedule.last_epoch
@@ -124,6 +146,21 @@ class FollowsRun(pl.Callback):
                 continue
             if math.isfinite(left) and abs(left - planned) > max(ROUNDING_STEPS, tolerance * left):
                 _replan(schedule, math.floor(left + 1e-9), planned)
+
+
+def _follows(scheduler: Any) -> TypeGuard[OneCycleScheduler]:
+    return isinstance(scheduler, OneCycleScheduler) and scheduler.follows_run
+
+
+def _step_every_step(config: Any, says_so: bool) -> None:
+    """Let Lightning step the schedule of a config after every optimizer step."""
+    given = (config.interval, config.frequency)
+    config.interval, config.frequency = "step", 1
+    if says_so and given != ("step", 1):
+        rank_zero_info(
+            f"One-cycle schedule: stepped after every optimizer step, not by interval {given[0]!r} and frequency"
+            f" {given[1]}, as it takes its length from the run."
+        )
 
 
 def _measure(trainer: pl.Trainer, start: _Mark, now: _Mark, batches_done: int) -> tuple[float, float]:

@@ -115,7 +115,8 @@ class OneCycleSettings(pl.Callback):
         if self.weight_decay is not None:
             weight_decay_of(run.optimizer, MisconfigurationException)
         without_schedule = {"max_momentum"} if any(map(has_momentum, run.optimizer.param_groups)) else set()
-        if {*self.policy_arguments} - without_schedule and run.one_cycle is None:
+        takes_settings = run.one_cycle is not None and run.one_cycle.takes_settings
+        if {*self.policy_arguments} - without_schedule and not takes_settings:
             raise MisconfigurationException(
                 f"The one-cycle settings {sorted(self.policy_arguments)} have no schedule to change:"
                 f" `{type(run.trainer.lightning_module).__name__}.configure_optimizers` does not use"

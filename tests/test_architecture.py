@@ -95,7 +95,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/report": ("Lightning", {"_lightning", "curves", "report/figures", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
-    "run_length": ("Lightning", {"_lightning", "scheduler"}),
+    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
     "finder": ("Lightning", {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer"}),
     "range_test": (
