@@ -10,11 +10,9 @@ from rich.table import Table
 
 from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
-from pl_onecycle.module_attributes import set_attributes
+from pl_onecycle.module_attributes import BATCH_NAMES, set_attributes
+from pl_onecycle.sentences import short
 from pl_onecycle.settings_callback import OneCycleSettings, check_model
-
-# Names of the attribute and hparam of a model or a data module.
-BATCH_NAMES = ("batch_size",)
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ class TuneResult:
             table.add_column(heading)
         for name, reason in self.reasons.items():
             before, found = self.before.get(name), getattr(self, name)
-            cells = (_short(value) for value in (before, found))
+            cells = ("-" if value is None else short(value) for value in (before, found))
             table.add_row(name, *cells, reason)
         return table
 
@@ -117,12 +115,6 @@ class _Applied:
     def __call__(self) -> None:
         self.users()
         self.settings.on_fit_start(self.model.trainer, self.model)
-
-
-def _short(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def plain(model: Any) -> Any:
