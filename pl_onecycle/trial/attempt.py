@@ -7,12 +7,15 @@ dropped first, as it refers to the tensors of the step.
 Where there are several processes, gradients are not synchronized in an attempt, and all meet before and after each
 pass: one that runs out of memory, also within the backward pass, leaves none to wait. A module or a strategy that
 communicates within a pass (SyncBatchNorm, a sharded model) can still leave the others waiting there.
+
+Private attributes of Lightning used here, the same in 2.4.0 and 2.6.6: ``_combined_loader`` and ``_data_fetcher`` of
+the fit loop.
 """
 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -120,12 +123,9 @@ def attempt(trainer: pl.Trainer, prepare: PrepareLoaders, num_steps: int) -> Att
 def loaded(trainer: pl.Trainer, prepare: PrepareLoaders) -> Loaded:
     """Return what train loaders that are made anew say of their batches; the run keeps its own."""
     with isolated(trainer, pl.Callback()) as loop, _requested(loop, prepare) as found:
-        has_size = None not in found.sizes
-        return (
-            found
-            if has_size or found.shortage
-            else Loaded(found.sizes, found.batches, _rows(next(_batches(loop), None)))
-        )
+        if None not in found.sizes or found.shortage:
+            return found
+        return replace(found, rows=_rows(next(_batches(loop), None)))
 
 
 def use_loaders(trainer: pl.Trainer, prepare: PrepareLoaders) -> None:
