@@ -30,6 +30,8 @@ class TuneResult:
         on_data: Whether the batch size belongs to the data module instead of the model.
         optimizer: Index of the tuned optimizer, in the order of ``configure_optimizers``.
         max_momentum: Largest momentum of the cycle; None if none was found.
+        batch_size_key: Key of a config that sets the batch size, with dots; an empty string for ``data.batch_size`` or
+            ``model.batch_size``, None if no key does.
     """
 
     max_lr: float | None
@@ -42,6 +44,7 @@ class TuneResult:
     on_data: bool = False
     optimizer: int = 0
     max_momentum: float | None = None
+    batch_size_key: str | None = ""
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Make every later fit of ``model`` train with the values found; nothing is trained here.
@@ -79,8 +82,13 @@ class TuneResult:
         """Return the values as a config for `OneCycleCLI`, the content of ``tuned.yaml``."""
         values = self._values | ({"optimizer": self.optimizer} if self.optimizer else {})
         config: dict[str, Any] = {"one_cycle": {**values, "tuned_for": self.tuned_for}}
-        if self.batch_size is not None:
-            config["data" if self.on_data else "model"] = {"batch_size": self.batch_size}
+        if self.batch_size is not None and self.batch_size_key is not None:
+            key = self.batch_size_key or f"{'data' if self.on_data else 'model'}.batch_size"
+            *sections, name = key.split(".")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = self.batch_size
         return config
 
     @property

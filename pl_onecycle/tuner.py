@@ -6,6 +6,7 @@ Lightning 2 removed ``Trainer.tune``; this one uses the callbacks that find the 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import rich
@@ -28,7 +29,14 @@ from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 
 class Tunes:
-    """The method `tune`, for whatever has a Trainer."""
+    """The method `tune`, for whatever has a Trainer.
+
+    Attributes:
+        config_keys: Keys of a config that are to be written instead of others, which links of a command line set; None
+            for a key that no single other one sets.
+    """
+
+    config_keys: Mapping[str, str | None] = MappingProxyType({})
 
     @property
     def _trainer_to_use(self) -> pl.Trainer:
@@ -96,7 +104,7 @@ class Tunes:
         first = FinderQueue({"batch_size_test": BatchSizeTest(max_batch_size)} if batch_size else {}, again=False)
         fit.run(first)
         fit.run(queue, *[test.used for test in first.finders])
-        result = _result(fit, [*first.finders, *queue.results.values()])
+        result = _result(fit, [*first.finders, *queue.results.values()], self.config_keys)
         result = replace(result, directory=_save(fit.trainer, result, first.results | queue.results))
         if fit.trainer.is_global_zero:
             rich.print(result)
@@ -206,7 +214,7 @@ def _without_finders(callbacks: pl.Callback | Sequence[pl.Callback]) -> list[pl.
 
 
 # ------------------------------------------------------------------------------------------- the result
-def _result(fit: _Fit, ran: Sequence[Finder[Any]]) -> TuneResult:
+def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str | None]) -> TuneResult:
     values: dict[str, Any] = {"max_lr": None, "weight_decay": None, "batch_size": None, "max_momentum": None}
     before: dict[str, float] = {}
     reasons: dict[str, str] = {}
@@ -218,13 +226,15 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]]) -> TuneResult:
         reasons[name] = _why(finder)
         if finder.before is not None:
             before.setdefault(name, finder.before)
+    on_data = number_of(fit.datamodule, BATCH_NAMES) is not None
     return TuneResult(
         **values,
         tuned_for=type(fit.model).__qualname__,
         before=before,
         reasons=reasons,
-        on_data=number_of(fit.datamodule, BATCH_NAMES) is not None,
+        on_data=on_data,
         optimizer=ran[-1].optimizer,
+        batch_size_key=config_keys.get("data.batch_size" if on_data else "model.batch_size", ""),
     )
 
 
