@@ -13,12 +13,14 @@ The words of this package:
 - A *probe* is one trial for each candidate of a value, such as weight decay, and the choice between them; the trial is
   a short cycle, by default only its rise.
 - A *checkup* is a point in a trial at which validation runs or a metric is recorded, and the trial may end.
-- A *finder* is a callback that runs a range test or a probe and trains with what it finds. A *search* is all its trials
-  and the answer read from them.
+- An *attempt* is a trial that only asks whether its steps fit into memory.
+- A *finder* is a callback that runs a range test, a probe or attempts and trains with what it finds. A *search* is all
+  its trials and the answer read from them.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from pl_onecycle.batch_size_test import BatchSizeTest
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.curves import Choice, LossCurve, Suggestion, suggest
 from pl_onecycle.momentum_probe import MomentumProbe
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from pl_onecycle.cli import OneCycleCLI
 
 __all__ = [
+    "BatchSizeTest",
     "Choice",
     "LRRangeTest",
     "LossCurve",

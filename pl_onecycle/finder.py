@@ -6,18 +6,35 @@ search follows: search -> apply -> save -> log. Subclasses say what is tried and
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
-from pl_onecycle.curves import Choice, Refusal, Suggestion
+from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import set_attributes
 from pl_onecycle.report import Report, Saved, save
 from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.sentences import short
 
-Found = TypeVar("Found", Suggestion, Choice)
+
+class Answer(Protocol):
+    """What a search finds."""
+
+    @property
+    def value(self) -> float:
+        """The value to train with."""
+
+    @property
+    def reason(self) -> str:
+        """Half a sentence for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, as saved in checkpoints."""
+
+
+Found = TypeVar("Found", bound=Answer)
 
 
 class Finder(pl.Callback, Generic[Found], ABC):
@@ -145,13 +162,16 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
         name, value = self.value_name, self.value
-        training = f"training continues with {self._label_in(run)} {before:.3g}"
+        training = f"training continues with {self._label_in(run)} {short(before)}"
         if value is None:
             return f"no suggestion, because {self.why}; {training}", []
         if not self.apply:
-            return f"suggests {name} {value:.3g} ({self.why}); not applied, {training}", []
+            return f"suggests {name} {short(value)} ({self.why}); not applied, {training}", []
         changed = self._use(run, value)
-        return f"{self._label_in(run)} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
+        return (
+            f"{self._label_in(run)} {short(before)} -> {short(value)} ({self.why}), set in {', '.join(changed)}",
+            changed,
+        )
 
     def _label_in(self, run: RunOptimizer) -> str:
         """Return what the value is in the run, for the log."""
@@ -270,7 +290,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
                 changed = self._set_attributes(module, value) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._use(RunOptimizer(trainer, self.optimizer), value)
-            set_again = f"; its {self.value_name} {value:.3g} is set again in {', '.join(changed)}"
+            set_again = f"; its {self.value_name} {short(value)} is set again in {', '.join(changed)}"
             reason += set_again if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")
 
