@@ -78,13 +78,18 @@ def has_momentum(group: dict[str, Any]) -> bool:
 
 def write_momentum(group: dict[str, Any], momentum: float) -> None:
     """Write the group's momentum or beta1."""
-    if "betas" not in group:
+    betas = group.get("betas")
+    if betas is None and type(group["momentum"]) is float:  # what `write` does, without another call for each group
+        group["momentum"] = momentum
+    elif betas is None:
         write(group, "momentum", momentum)
-    elif isinstance(group["betas"][0], Tensor):
+    elif isinstance(betas[0], Tensor):
         with torch.no_grad():
-            group["betas"][0].fill_(momentum)
+            betas[0].fill_(momentum)
+    elif type(betas) is tuple:
+        group["betas"] = (momentum, *betas[1:])
     else:
-        group["betas"] = type(group["betas"])((momentum, *group["betas"][1:]))
+        group["betas"] = type(betas)((momentum, *betas[1:]))
 
 
 # ---------------------------------------------------------------------------------------- weight decay

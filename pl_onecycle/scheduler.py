@@ -3,7 +3,6 @@
 The only module that writes the learning rates and momenta of a policy in a real training run.
 """
 
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, ClassVar
@@ -15,7 +14,7 @@ from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_bool, expect_number, plain
 from pl_onecycle.optimizer_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
-from pl_onecycle.policy import Clock, OneCyclePolicy, PolicyArguments, Preset, from_preset
+from pl_onecycle.policy import Clock, OneCyclePolicy, PolicyArguments, Preset, Segment, between, from_preset, segment_at
 from pl_onecycle.real_step import after_real_step
 
 
@@ -88,17 +87,15 @@ class OneCycleScheduler(LRScheduler):
         self.takes_settings = False
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
-        self._clock = Clock()
         total_steps = self.follow_run() if total_steps is None else plain(total_steps)
-        self._use_policy(from_preset(preset, max(max_lrs), total_steps, **plain(arguments)))
+        self._use_policy(from_preset(preset, max(max_lrs), total_steps, **plain(arguments)), Clock())
         self._beyond = self.policy.total_steps - total_steps
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
                 _add_to_cycle(group, lr)
         self._in_force = max(last_epoch, 0)  # the step whose values the optimizer holds
-        self._has_stepped = True  # `super().__init__` makes the first step
+        self._stepped = _Flag(is_set=True)  # `super().__init__` makes the first step
         super().__init__(optimizer, last_epoch)
-        self._has_stepped = False
         self._watch()
 
     @property
@@ -167,19 +164,23 @@ class OneCycleScheduler(LRScheduler):
         self.set_max_lr(self.max_lrs if max_lr is None else max_lr)
         left = self.total_steps - self.last_epoch
         if left > 0:
-            self._clock = Clock.started(at=self.last_epoch)
-            self._use_policy(replace(self.policy, total_steps=left))
+            self._use_policy(replace(self.policy, total_steps=left), Clock.started(at=self.last_epoch))
             self._write()
 
     @override
     def step(self, epoch: int | None = None) -> None:
         """Write the values of the next step; call it once after every optimizer step."""
-        if self.only_real_steps and not self._has_stepped and epoch is None:
+        stepped = self._stepped
+        if self.only_real_steps and epoch is None and not stepped.is_set:
             return
-        self._has_stepped = False
-        super().step(epoch)  # the learning rates
-        self._in_force = self.last_epoch
-        self._write_momenta()
+        stepped.is_set = False
+        if epoch is None and self._step_count > 1:
+            self._step_count += 1
+            self.last_epoch += 1
+            self._write()
+        else:
+            super().step(epoch)  # also warns if the optimizer has not stepped before
+            self._write()
 
     @override
     def get_lr(self) -> list[Any]:
@@ -215,8 +216,8 @@ class OneCycleScheduler(LRScheduler):
         is_one = {"policy", "clock"} <= state_dict.keys()
         expect(is_one, "state_dict", wanted, f"one with the keys {sorted(state_dict)}")
         asked = self.total_steps
-        self._clock = Clock(tuple((step, position) for step, position in state_dict["clock"]))
-        self._use_policy(OneCyclePolicy(**state_dict["policy"]))
+        clock = Clock(tuple((step, position) for step, position in state_dict["clock"]))
+        self._use_policy(OneCyclePolicy(**state_dict["policy"]), clock)
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
         if asked != self.total_steps:
             self._resume(asked)
@@ -252,14 +253,12 @@ class OneCycleScheduler(LRScheduler):
                 final_div_factor=1.0,
                 max_momentum=self.policy.max_momentum if momentum is None else momentum,
             )
-            self._clock = Clock.started(at=step)
-            self._use_policy(again)
+            self._use_policy(again, Clock.started(at=step))
         elif step == 0 and self.policy.decay is None:  # a decay is one for each step
-            self._clock = Clock()
-            self._use_policy(replace(self.policy, total_steps=total_steps))
+            self._use_policy(replace(self.policy, total_steps=total_steps), Clock())
         else:
             joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
-            self._clock = self._clock.stretched(step, joints, last)
+            self._use_policy(self.policy, self._clock.stretched(step, joints, last))
         return True
 
     def _resume(self, total_steps: int) -> None:
@@ -284,37 +283,74 @@ class OneCycleScheduler(LRScheduler):
         self._watch()
 
     def _watch(self) -> None:
-        if not self.only_real_steps:
-            return
-        noted = weakref.WeakMethod(self._note_step)  # the optimizer must not keep the scheduler alive
-        after_real_step(self.optimizer, lambda: (note := noted()) and note())
-
-    def _note_step(self) -> None:
-        self._has_stepped = True
+        if self.only_real_steps:
+            after_real_step(self.optimizer, self._stepped.set)  # which does not keep the scheduler alive
 
     def _policy_of(self, max_lr: float) -> OneCyclePolicy:
         if max_lr not in self._policies:
             self._policies[max_lr] = replace(self.policy, max_lr=max_lr)
         return self._policies[max_lr]
 
-    def _use_policy(self, policy: OneCyclePolicy) -> None:
+    def _use_policy(self, policy: OneCyclePolicy, clock: Clock | None = None) -> None:
+        """Plan with another policy, and with another clock if one is given."""
         self.policy = policy
+        self._clock: Clock = clock or self._clock
+        self._segment: Segment | None = None
         self._policies = {policy.max_lr: policy}  # by peak; cached, as a step must be cheap
 
     def _write(self) -> None:
         """Write the learning rates and momenta of the current step."""
-        for group, lr in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
-            write(group, "lr", lr)
-        self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self._in_force = self.last_epoch
-        self._write_momenta()
+        step, segment = self.last_epoch, self._segment
+        if segment is None or not segment.first <= step < segment.end:
+            segment = self._enter(step)
+        try:
+            self._write_groups(segment, step)
+        except KeyError:  # groups have joined, or have another peak
+            self._write_groups(self._enter(step), step)
+        self._in_force = step
 
-    def _write_momenta(self) -> None:
-        momentum = self.policy.momentum(self._clock.position(self.last_epoch))
-        if momentum is not None:
-            for group in self.optimizer.param_groups:
-                if group["cycle_momentum"]:
-                    write_momentum(group, momentum)
+    def _write_groups(self, segment: Segment, step: int) -> None:
+        share = segment.share(step, self._ratio)
+        momentum = None if self._momenta is None else between(self._momenta, share)
+        rates = {0.0: 0.0}  # of a frozen group
+        for peak, (low, high) in self._ends:
+            if segment.needs_ratio:
+                share = segment.share(step, high / low)
+            rates[peak] = high if share == 1 else low + (high - low) * share  # as `between`, without a call
+        lrs = self._last_lr = []
+        for group in self.optimizer.param_groups:
+            lr = rates[group["max_lr"]]
+            if type(group["lr"]) is float:  # what `write` does, without a call for each group
+                group["lr"] = lr
+            else:
+                write(group, "lr", lr)
+            lrs.append(lr)
+            if momentum is not None and group["cycle_momentum"]:
+                write_momentum(group, momentum)
+
+    def _enter(self, step: int) -> Segment:
+        """Keep what is the same for all steps of the segment that ``step`` belongs to, and return the segment."""
+        for group, lr in zip(self.optimizer.param_groups, self.max_lrs, strict=True):
+            group["max_lr"] = lr
+        segment = self._segment = segment_at(self.policy, self._clock, step)
+        phase = self.policy.phases[segment.phase]
+        self._ratio = phase.lr[1] / phase.lr[0]
+        self._momenta = phase.momentum if self.policy.cycle_momentum else None
+        ends = {lr: self._policy_of(lr).phases[segment.phase].lr for lr in self.max_lrs if lr > 0}
+        self._ends = [*ends.items()]
+        return segment
+
+
+class _Flag:
+    """Whether the optimizer has really stepped since the last step of the schedule."""
+
+    __slots__ = ("is_set",)
+
+    def __init__(self, is_set: bool) -> None:
+        self.is_set = is_set
+
+    def set(self) -> None:
+        self.is_set = True
 
 
 def _add_to_cycle(group: dict[str, Any], max_lr: float) -> None:

@@ -24,7 +24,11 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "policy/sweep": ("pure", {"checks", "policy/shapes"}),
     "policy/presets": ("pure", {"checks", "policy/one_cycle", "policy/shapes"}),
     "policy/clock": ("pure", set()),
-    "policy": ("pure", {"policy/clock", "policy/one_cycle", "policy/presets", "policy/shapes", "policy/sweep"}),
+    "policy/segment": ("pure", {"policy/clock", "policy/one_cycle", "policy/shapes"}),
+    "policy": (
+        "pure",
+        {"policy/clock", "policy/one_cycle", "policy/presets", "policy/segment", "policy/shapes", "policy/sweep"},
+    ),
     "curves/thresholds": ("pure", set()),
     "curves/noise": ("pure", {"curves/thresholds"}),
     "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds"}),

@@ -15,7 +15,8 @@ References:
 from pl_onecycle.policy.clock import Clock
 from pl_onecycle.policy.one_cycle import OneCyclePolicy
 from pl_onecycle.policy.presets import PolicyArguments, Preset, from_preset
-from pl_onecycle.policy.shapes import Anneal, Policy
+from pl_onecycle.policy.segment import Segment, segment_at
+from pl_onecycle.policy.shapes import Anneal, Policy, between
 from pl_onecycle.policy.sweep import RangeTestPolicy, SweepMode
 
 __all__ = [
@@ -26,6 +27,9 @@ __all__ = [
     "PolicyArguments",
     "Preset",
     "RangeTestPolicy",
+    "Segment",
     "SweepMode",
+    "between",
     "from_preset",
+    "segment_at",
 ]
