@@ -4,7 +4,7 @@ The only module that writes the learning rates and momenta of a policy in a real
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -295,25 +295,26 @@ class OneCycleScheduler(LRScheduler):
         """Plan with another policy, and with another clock if one is given."""
         self.policy = policy
         self._clock: Clock = clock or self._clock
-        self._segment: Segment | None = None
+        self._course: _Course | None = None
         self._policies = {policy.max_lr: policy}  # by peak; cached, as a step must be cheap
 
     def _write(self) -> None:
         """Write the learning rates and momenta of the current step."""
-        step, segment = self.last_epoch, self._segment
-        if segment is None or not segment.first <= step < segment.end:
-            segment = self._enter(step)
+        step, course = self.last_epoch, self._course
+        if course is None or not course.segment.first <= step < course.segment.end:
+            course = self._enter(step)
         try:
-            self._write_groups(segment, step)
+            self._write_groups(course, step)
         except KeyError:  # groups have joined, or have another peak
             self._write_groups(self._enter(step), step)
         self._in_force = step
 
-    def _write_groups(self, segment: Segment, step: int) -> None:
-        share = segment.share(step, self._ratio)
-        momentum = None if self._momenta is None else between(self._momenta, share)
+    def _write_groups(self, course: "_Course", step: int) -> None:
+        segment = course.segment
+        share = segment.share(step, course.ratio)
+        momentum = None if course.momenta is None else between(course.momenta, share)
         rates = {0.0: 0.0}  # of a frozen group
-        for peak, (low, high) in self._ends:
+        for peak, (low, high) in course.ends:
             if segment.needs_ratio:
                 share = segment.share(step, high / low)
             rates[peak] = high if share == 1 else low + (high - low) * share  # as `between`, without a call
@@ -328,17 +329,33 @@ class OneCycleScheduler(LRScheduler):
             if momentum is not None and group["cycle_momentum"]:
                 write_momentum(group, momentum)
 
-    def _enter(self, step: int) -> Segment:
-        """Keep what is the same for all steps of the segment that ``step`` belongs to, and return the segment."""
+    def _enter(self, step: int) -> "_Course":
+        """Keep what is the same for all steps of the segment that ``step`` belongs to, and return it."""
         for group, lr in zip(self.optimizer.param_groups, self.max_lrs, strict=True):
             group["max_lr"] = lr
-        segment = self._segment = segment_at(self.policy, self._clock, step)
+        segment = segment_at(self.policy, self._clock, step)
         phase = self.policy.phases[segment.phase]
-        self._ratio = phase.lr[1] / phase.lr[0]
-        self._momenta = phase.momentum if self.policy.cycle_momentum else None
         ends = {lr: self._policy_of(lr).phases[segment.phase].lr for lr in self.max_lrs if lr > 0}
-        self._ends = [*ends.items()]
-        return segment
+        momenta = phase.momentum if self.policy.cycle_momentum else None
+        self._course = _Course(segment, [*ends.items()], phase.lr[1] / phase.lr[0], momenta)
+        return self._course
+
+
+@dataclass(frozen=True)
+class _Course:
+    """What all steps of a segment share.
+
+    Attributes:
+        segment: The segment.
+        ends: Learning rates at the start and at the end of its phase, by peak.
+        ratio: Learning rate at the end of the phase, as a multiple of that at its start.
+        momenta: Momentum at the start and at the end of the phase, or None if it is not cycled.
+    """
+
+    segment: Segment
+    ends: list[tuple[float, tuple[float, float]]]
+    ratio: float
+    momenta: tuple[float, float] | None
 
 
 class _Flag:
