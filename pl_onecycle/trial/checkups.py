@@ -53,18 +53,20 @@ class CheckupRecorder:
     Attributes:
         validates: Whether a checkup validates.
         is_due: Whether a checkup is due after the batch that has just ended.
-        has_ended: Whether ``should_end`` has ended the trial.
+        ended_at: After how many steps ``should_end`` has ended the trial, or None.
         steps: After how many steps a value was recorded.
         values: The values, means over processes.
     """
 
     def __init__(self, trainer: pl.Trainer, checkups: Checkups) -> None:
-        self.is_due = self.has_ended = False
+        self.is_due = False
+        self.ended_at: int | None = None
         self.steps: list[int] = []
         self.values: list[float] = []
         self.validates = checkups.val_batches > 0 and bool(trainer.enable_validation)
         self._trainer, self._checkups = trainer, checkups
         self._to_come = deque(checkups.steps)
+        self._unjudged: list[int] = []  # the steps of checkups at which the losses have not been judged
         self._batch_losses: list[Tensor] = []  # of the validation that is running
         self._logged_in: str | None = None  # the kind of step in which the module logs the metric
         self._metric = _Metric(trainer, checkups.monitor)
@@ -79,6 +81,8 @@ class CheckupRecorder:
         self.is_due = bool(self._to_come) and step >= self._to_come[0]
         while self._to_come and self._to_come[0] <= step:
             self._to_come.popleft()
+        if self.is_due and self._checkups.should_end is not None:
+            self._unjudged.append(step)
         if self.is_due and not self.steps:
             self._metric.note_training(self._trainer.callback_metrics)
 
@@ -93,11 +97,17 @@ class CheckupRecorder:
         is_new = step not in (0, *self.steps[-1:])
         return self._checkups.must_be_logged and step in self._checkups.steps and is_new
 
-    def should_end(self, curve: Callable[[], LossCurve]) -> bool:
-        """Return whether the trial should end."""
-        ask = self._checkups.should_end
-        self.has_ended = ask is not None and ask(curve())
-        return self.has_ended
+    def judge(self, curve: Callable[[int], LossCurve], last: int) -> bool:
+        """Return whether one of the checkups since the last call ends the trial.
+
+        Args:
+            curve: Takes a number of steps and returns the curve of those before.
+            last: Checkups after more steps than this do not count.
+        """
+        due, self._unjudged = self._unjudged, []
+        ends = self._checkups.should_end
+        self.ended_at = next((step for step in due if step <= last and ends is not None and ends(curve(step))), None)
+        return self.ended_at is not None
 
     def expect_metric(self, step: int) -> None:
         """Require that a metric which must be logged has been, once ``step`` steps are past the first checkup.

@@ -24,11 +24,19 @@ from pl_onecycle.trial.checkups import CheckupRecorder, Checkups
 from pl_onecycle.trial.driver import Driver
 from pl_onecycle.trial.losses import LossCollector
 
-# How many steps pass between two fetches of losses on an accelerator, where each makes the host wait for the device.
-# On the CPU it costs nothing.
-CHUNK = 10
+# How many steps pass between two fetches of losses on an accelerator, where each makes the host wait for the device; on
+# the CPU it costs nothing. Fewer where the losses decide whether to continue: a coarse sweep should not run far beyond
+# the lr at which it could end. What comes after that is not part of the curve.
+CHUNK, DECIDING_CHUNK = 16, 8
 
 OnStep = Callable[[int, float], None]
+
+
+def _chunk(trainer: pl.Trainer, decides: bool) -> int:
+    """Return how many steps pass between two fetches of losses."""
+    if trainer.strategy.root_device.type == "cpu":
+        return 1
+    return DECIDING_CHUNK if decides else CHUNK
 
 
 class Recorder(pl.Callback):
@@ -65,7 +73,7 @@ class Recorder(pl.Callback):
         self._checkups = CheckupRecorder(run.trainer, checkups)
         self._processes = Agreement(run.trainer)
         self._begun_at = 0  # number of steps before this batch
-        self._exploded: int | None = None  # index into the losses
+        self._chunk = _chunk(run.trainer, checkups.should_end is not None and not self._checkups.validates)
 
     @property
     def step(self) -> int:
@@ -75,7 +83,7 @@ class Recorder(pl.Callback):
     @property
     def has_exploded(self) -> bool:
         """Whether a loss has exploded, or an exception was recorded as one that has."""
-        return self._exploded is not None
+        return self._explosions.index is not None
 
     def begin(self) -> None:
         """Take the optimizer over; the isolation restores it."""
@@ -121,18 +129,18 @@ class Recorder(pl.Callback):
             self._processes.meet()
             self._checkups.record("training", self._begun_at)
         self._checkups.advance(self.step)
-        is_cheap = trainer.strategy.root_device.type == "cpu" or self._collector.waiting >= CHUNK
-        if self._driver.is_through or self._checkups.is_due or is_cheap:
+        validates = self._checkups.is_due and self._checkups.validates
+        if self._driver.is_through or validates or self._collector.waiting >= self._chunk:
             self.fetch_losses()
-        self.done = self.done or self._driver.is_through or self.batches >= self._most_batches
-        if self._checkups.is_due and not self._checkups.validates:
+        if not validates and not self._collector.waiting:
             self._judge()
+        self.done = self.done or self._driver.is_through or self.batches >= self._most_batches
         trainer.should_stop = trainer.should_stop or self.done
 
     def is_validation_due(self) -> bool:
         """Whether to validate after this batch."""
         # Also at the end, which several steps in one batch may jump over.
-        return self._checkups.is_due and self._exploded is None and not self._driver.is_overridden
+        return self._checkups.is_due and not self.has_exploded and not self._driver.is_overridden
 
     @override
     def on_validation_batch_end(
@@ -164,14 +172,16 @@ class Recorder(pl.Callback):
         if self._on_step is not None and self._collector.losses:
             self._on_step(self.step, self._collector.losses[-1])
         self._explosions.add(self._collector.losses[since:])
-        self._exploded = self._explosions.index
         # A curve has at least one point, also where the very first loss was not finite, unless its step was left out.
-        has_diverged = self._exploded is not None and (self._collector.steps[-1] > 0 or self.step == 0)
+        has_diverged = self.has_exploded and (self._collector.steps[-1] > 0 or self.step == 0)
         self.done = self._driver.is_overridden or has_diverged
 
     def _judge(self) -> None:
-        """Ask whether the trial should end here."""
-        self.done = self.done or self._checkups.should_end(self.curve)
+        """Ask at each checkup so far that has not been judged whether the trial should end there."""
+        if not self._driver.is_overridden:
+            at = self._explosions.index
+            last = self._driver.last_step if at is None else self._collector.steps[at]
+            self.done = self._checkups.judge(self._curve_before, last) or self.done
 
     def end(self) -> None:
         """Fetch the last losses, once every process has come to the end."""
@@ -187,9 +197,9 @@ class Recorder(pl.Callback):
         """Record an exception that the learning rate has caused as a loss that is not finite."""
         if self._processes.is_alone:  # others may have another number of losses
             self.fetch_losses()
-        if self._exploded is None:
+        if not self.has_exploded:
             self._collector.add_nan(self._processes.least(self.step))
-            self._exploded = len(self._collector.losses) - 1
+            self._explosions.add(self._collector.losses[-1:])
 
     # ----------------------------------------------------------------------------------------- the result
     def curve(self) -> LossCurve:
@@ -205,10 +215,13 @@ class Recorder(pl.Callback):
                 " or return it."
             )
         self._checkups.expect_metric(self.step)
-        losses = self._collector.by_step()
-        if self._exploded is not None:
-            last = max(self._collector.steps[self._exploded], 1)
-            losses = {step: loss for step, loss in losses.items() if step <= last}
+        return self._curve_before(self.step + 1 if self._checkups.ended_at is None else self._checkups.ended_at)
+
+    def _curve_before(self, end: int) -> LossCurve:
+        """Return the curve of the losses of the steps before ``end``."""
+        if self._explosions.index is not None:
+            end = min(end, max(self._collector.steps[self._explosions.index], 1) + 1)
+        losses = {step: loss for step, loss in self._collector.by_step().items() if step < end}
         initial = losses.pop(0, None)
         lrs = [self._driver.lr_before(step) for step in losses]
         monitored = self._checkups.steps, self._checkups.values
@@ -218,8 +231,8 @@ class Recorder(pl.Callback):
     def _outcome(self) -> Outcome:
         if self._driver.is_overridden:
             return "overridden"
-        if self._checkups.has_ended:
+        if self._checkups.ended_at is not None:
             return self._checkups.outcome
-        if self._exploded is not None:
+        if self.has_exploded:
             return "diverged"
         return "completed" if self._driver.is_through else "stopped"
