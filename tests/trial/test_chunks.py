@@ -60,15 +60,17 @@ def test_a_curve_does_not_depend_on_the_chunk(loss: Any, checkups: Checkups, mon
     ids=["range test", "verified", "probe"],
 )
 def test_what_a_finder_finds_does_not_depend_on_the_chunk(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+    found, trained = [], []
     for steps in (1, 8):
         in_chunks(monkeypatch, steps)
         torch.manual_seed(0)
         finder = make()
         trainer([finder]).fit(Momentum(), data())
         found.append(finder.state_dict())
+        trained.append(found[-1].pop("steps", 0))
     assert found[0] == found[1]
     assert found[0]["suggestion"] is not None
+    assert trained[0] <= trained[1] < trained[0] + 8
 
 
 def test_losses_are_fetched_once_for_each_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
