@@ -47,8 +47,16 @@ def steps_left(trainer: pl.Trainer, batches_done: int = 0) -> float:
         return by_steps
     batches, first = trainer.num_training_batches, trainer.current_epoch
     left = [batches - batches_done, *[batches] * (max(int(trainer.max_epochs or 1), 1) - first - 1)]
-    by_epochs = sum(math.ceil(count / _accumulation(trainer, first + k)) for k, count in enumerate(left))
+    by_epochs = sum(math.ceil(count / accumulation_in(trainer, first + k)) for k, count in enumerate(left))
     return min(by_epochs, by_steps)
+
+
+def batches_done(trainer: pl.Trainer) -> int:
+    """Return how many batches of the current epoch are done: none between two epochs."""
+    epochs, done = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current.completed
+    # Otherwise the batches are those of the last epoch.
+    is_within = epochs.started > epochs.completed  # type: ignore[attr-defined]  # of the tracker's own class
+    return done if is_within and done < trainer.num_training_batches else 0
 
 
 def timer_of(trainer: pl.Trainer) -> Timer | None:
@@ -63,7 +71,8 @@ def _has_epochs(trainer: pl.Trainer) -> bool:
     return trainer.max_epochs not in (None, -1) and math.isfinite(trainer.num_training_batches)
 
 
-def _accumulation(trainer: pl.Trainer, epoch: int) -> int:
+def accumulation_in(trainer: pl.Trainer, epoch: int) -> int:
+    """Return how many batches of an epoch make an optimizer step."""
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
     changes = next((it for it in callbacks if isinstance(it, GradientAccumulationScheduler)), None)
     return trainer.accumulate_grad_batches if changes is None else changes.get_accumulate_grad_batches(epoch)

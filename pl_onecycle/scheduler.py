@@ -254,7 +254,8 @@ class OneCycleScheduler(LRScheduler):
             self._clock = Clock.started(at=step)
             self._use_policy(again)
         else:
-            joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
+            end = self.policy.total_steps - 1
+            joints = [*(phase.start for phase in self.policy.phases), end - self._beyond, end]
             self._clock = self._clock.stretched(step, joints, last)
         return True
 

@@ -59,10 +59,11 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
     ),
     "_lightning": ("Lightning", {"checks"}),
+    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
     "run_optimizer": (
         "Lightning",
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
-        | {"scheduler", "sentences"},
+        | {"run_length", "scheduler", "sentences"},
     ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
@@ -95,7 +96,6 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/report": ("Lightning", {"_lightning", "curves", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
-    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
     "finder": ("Lightning", {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer"}),
     "range_test": (
