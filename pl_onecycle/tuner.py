@@ -247,6 +247,7 @@ def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[
         reasons=reasons,
         on_data=_batch_size_of(fit.datamodule) is not None,
         optimizer=next((finder.optimizer for finder in ran.values()), 0),
+        attr_name=next((finder.attr_name for finder in ran.values() if isinstance(finder, LRRangeTest)), ""),
     )
 
 
