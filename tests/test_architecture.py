@@ -100,7 +100,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "finder": ("Lightning", {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer"}),
     "range_test": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "module_attributes", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
     ),
     "probe": (
         "Lightning",
@@ -108,7 +108,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": (
         "Lightning",
-        {"_lightning", "checks", "module_attributes", "optimizer_groups", "probe", "run_optimizer"},
+        {"_lightning", "checks", "optimizer_groups", "probe", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
     "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "settings_callback"}),
