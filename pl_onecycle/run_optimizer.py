@@ -108,6 +108,9 @@ class RunOptimizer:
         for floor in floors_above(lr, self.schedulers):
             rank_zero_warn(f"The floor {floor} is above the found max_lr {lr:.3g}: lower it, or the lr rises to it.")
         after = self._peak
+        plateaus = [type(it.scheduler).__name__ for it in self._configs if it.reduce_on_plateau]
+        if plateaus and len(self._configs) > len(plateaus):  # alone, it begins with the peak
+            changed.append(f"unless {plateaus[0]} lowers it before its peak, which only the metrics of the run show")
         if after.doubt:
             changed.append(f"as the base of the schedule only, because {after.doubt} and its peak is not known")
         elif f"{after.rest:.3g}" != f"{lr:.3g}":
