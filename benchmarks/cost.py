@@ -255,7 +255,7 @@ def main(quick: bool) -> None:
     for name, other in zip(names, others, strict=True):
         print(row(f"trial of {TRIAL_STEPS} steps against {name}", one, other, "ms"))
     for name, max_time in {"": None, " with max_time": {"hours": 1}}.items():
-        measures = [partial(scheduled, total_steps, max_time) for total_steps in (None, FIT_STEPS)]
+        measures: list[Measure] = [partial(scheduled, total_steps, max_time) for total_steps in (None, FIT_STEPS)]
         one, other = interleaved(measures, n)
         print(row(f"fit of {FIT_STEPS} steps{name}: length of the run against a given one", one, other, "ms"))
 
