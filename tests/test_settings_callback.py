@@ -174,7 +174,7 @@ def test_the_modules_attributes_follow() -> None:
             self.weight_decay = 1e-3
 
         def configure_optimizers(self) -> Any:
-            decay = {"weight_decay": self.weight_decay}
+            decay: Any = {"weight_decay": self.weight_decay}
             return configure_one_cycle(self, torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, **decay))
 
     model = Net()
