@@ -219,6 +219,7 @@ class _Counter(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._processes.meet()  # Lightning lets the processes communicate before the next batch
         self.step += 1
         has_all = self.step >= self._least and min(self._steps, default=2) >= 2
         self.done = has_all or self.step >= max(self._least, MOST_BATCHES)
