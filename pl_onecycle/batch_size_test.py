@@ -16,7 +16,7 @@ from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_o
 from pl_onecycle.report import Report, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import counted
-from pl_onecycle.trial import Attempt, attempt, loaded, use_loaders
+from pl_onecycle.trial import Attempt, attempt, loaded, use_loaders, warn_of_lost_batches
 
 # Where a loader says no batch size, rows that grow by less than this factor while the size doubles are all there are.
 GROWTH = 1.5
@@ -56,7 +56,8 @@ class BatchSizeTest(Finder[BatchSize]):
     from `configure_one_cycle` follows the new number of steps; other schedules stay as long as they were made, as they
     do with Lightning's ``BatchSizeFinder``: `OneCycleTuner.tune` finds the size before they are made.
 
-    *Leaves alone* weights, optimizers, random streams and everything else of the run.
+    *Leaves alone* weights, optimizers, random streams and everything else of the run. Batches that the attempts take
+    from a source that cannot be started over are lost, and a warning names its loader.
 
     Args:
         max_batch_size: The largest batch size to try, >= 2. On a CPU the system may end the process before memory is
@@ -144,6 +145,7 @@ class BatchSizeTest(Finder[BatchSize]):
                 attempts[size] = self._try(run.trainer, size, attempts.get(size // 2))
                 advance(len(attempts), size)
                 size = size * 2 if attempts[size].failure is None else size // 2
+        warn_of_lost_batches(run.trainer)
         self.tries = {size: attempts[size].failure for size in sorted(attempts)}
         fitting = [size for size, failure in self.tries.items() if failure is None]
         if not fitting:

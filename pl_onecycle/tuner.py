@@ -77,7 +77,7 @@ class Tunes:
             weight_decay_probe: The probe to run; True for the one among the Trainer's callbacks, or a default one if
                 there is none; False for no probe.
             batch_size: True first finds the largest batch size that fits, as `BatchSizeTest` does, in a fit of its own:
-                the others search in one that begins with this size.
+                the others search in one that begins with this size. A `BatchSizeTest` of the Trainer runs in fits only.
             max_batch_size: The largest batch size to try.
             again: True runs the range test a second time, with the chosen weight decay.
 

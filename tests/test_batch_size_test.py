@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pl_onecycle import BatchSizeTest, LRRangeTest, OneCycleTuner, configure_one_cycle
 from tests.fits import SENTENCE, LRs, SmallNet, data, line, same, trainer, weights_of
+from tests.scenarios import sources
 from tests.tuner.made import ALLOWED
 
 pytestmark = ALLOWED
@@ -153,6 +155,66 @@ def test_it_is_the_largest_power_of_two_that_fits_the_data_and_the_limit(
     assert {size: failure is None for size, failure in test.tries.items()} == tried
     assert set(seen[-256 // found :]) == {found}
     assert len(set(seen)) == sum(tried.values())
+
+
+@pytest.mark.parametrize(
+    ("exhaust", "said"),
+    [
+        (lambda: torch.empty(2**60, dtype=torch.uint8), "RuntimeError: [enforce fail"),
+        (lambda: np.empty(2**60, dtype=np.uint8), "MemoryError: Unable to allocate"),
+        (lambda: bytearray(2**62), "MemoryError"),
+    ],
+    ids=["torch", "numpy", "python"],
+)
+def test_memory_of_the_host_that_is_really_exhausted(exhaust: Callable[[], Any], said: str) -> None:
+    class Greedy(Net):
+        def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Any:
+            if len(batch[0]) > 40:
+                exhaust()
+            return super().training_step(batch, batch_idx)
+
+    test = BatchSizeTest(report=False)
+    fitted(Rows(16), test, module=Greedy(1000), max_epochs=1)
+    assert test.value == 32
+    assert str(test.tries[64]).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(ValueError, "out of range"), (RuntimeError, "shapes cannot be multiplied"), (KeyboardInterrupt, "")],
+)
+def test_another_error_ends_the_fit_and_the_size_is_restored(error: Any, message: str) -> None:
+    class Wrong(Net):
+        def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Any:
+            if len(batch[0]) > 10:
+                raise error(message)
+            return super().training_step(batch, batch_idx)
+
+    datamodule, module = PerDevice(4), Wrong()
+    before = weights_of(module)
+    with pytest.raises((error, SystemExit)):
+        fitted(datamodule, BatchSizeTest(), module=module)
+    assert (datamodule.hparams["batch_size"], datamodule.per_device) == (4, 4)
+    assert same(before, weights_of(module))
+
+
+class FromQueue(Rows):
+    """Takes its batches from what gives each once."""
+
+    def __init__(self, batch_size: int) -> None:
+        super().__init__(batch_size)
+        self.queue = sources.Queue()
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.queue, self.batch_size)
+
+
+@pytest.mark.parametrize("size", [8, 32], ids=["another size", "the same size"])
+def test_batches_that_are_lost_are_warned_of(size: int) -> None:
+    test = BatchSizeTest(report=False)
+    with pytest.warns(UserWarning, match="DataLoader cannot be started over, and a fit begins after the batches"):
+        fitted(FromQueue(size), test, module=Net(), max_steps=3, max_epochs=1)
+    assert test.value == 32
 
 
 @pytest.mark.parametrize("fits", [0])

@@ -34,7 +34,7 @@ from pl_onecycle._lightning import (
 from pl_onecycle.real_step import after_real_step
 from pl_onecycle.sentences import in_a_line
 from pl_onecycle.trial.agreement import Agreement, TrialFailedElsewhere
-from pl_onecycle.trial.isolation import isolated, warn_of_lost_batches
+from pl_onecycle.trial.isolation import isolated
 from pl_onecycle.trial.memory import RandomState
 from pl_onecycle.trial.run import propagate, train
 from pl_onecycle.trial.stand_ins import request_loaders, request_val_loaders, tear_down
@@ -133,7 +133,6 @@ def use_loaders(trainer: pl.Trainer, prepare: PrepareLoaders) -> None:
 
     So a run that begins with them draws the same numbers as one that was given them.
     """
-    warn_of_lost_batches(trainer)
     streams = RandomState()
     prepare()
     request_loaders(trainer.fit_loop)
