@@ -122,7 +122,7 @@ class BatchSizeTest(Finder[BatchSize]):
     @override
     def _forget(self) -> None:
         self.tries: dict[int, str | None] = {}
-        self._sets_up = False  # whether the data module is set up anew for another size
+        self._sets_up = False  # whether the data module is set up again for another size
 
     # ----------------------------------------------------------------------------------------- search
     @override

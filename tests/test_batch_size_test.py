@@ -117,9 +117,19 @@ def fitted(datamodule: Any, *callbacks: Any, module: Any = None, **options: Any)
 
 
 # -------------------------------------------------------------------------------------------------------- what it finds
-@pytest.mark.parametrize("sanity", [0, 2], ids=["", "sanity check"])
-@pytest.mark.parametrize("workers", [{}, {"num_workers": 1, "persistent_workers": True}], ids=["", "workers"])
-@pytest.mark.parametrize("kind", KINDS)
+WORKERS: dict[str, Any] = {"num_workers": 1, "persistent_workers": True}
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "sanity"),
+    [
+        *((kind, {}, 0) for kind in KINDS),
+        (Rows, {}, 2),
+        (PerDevice, {}, 2),
+        (Rows, WORKERS, 0),
+        (PerDevice, WORKERS, 2),
+    ],
+)
 def test_the_fit_is_that_of_the_found_size_from_the_start(kind: Any, workers: Any, sanity: int) -> None:
     test = BatchSizeTest()
     found = fitted(kind(4, **workers), test, num_sanity_val_steps=sanity)
@@ -218,7 +228,7 @@ def test_batches_that_are_lost_are_warned_of(size: int) -> None:
 
 
 @pytest.mark.parametrize("fits", [0])
-def test_where_nothing_fits_it_says_so_and_the_run_goes_its_way(fits: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_where_nothing_fits_it_says_so_and_training_continues(fits: int, caplog: pytest.LogCaptureFixture) -> None:
     test, datamodule = BatchSizeTest(), Rows(4)
     with caplog.at_level("INFO"), pytest.raises(torch.cuda.OutOfMemoryError):
         fitted(datamodule, test, module=Net(fits))
@@ -295,13 +305,13 @@ def test_only_suggested_the_run_is_as_without(caplog: pytest.LogCaptureFixture) 
 def test_weights_and_all_else_that_training_has_are_as_before() -> None:
     start, after = [], []
 
-    class Looks(LRs):
+    class Remembers(LRs):
         def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
             after.append((weights_of(pl_module), [dict(it.state) for it in trainer.optimizers], trainer.global_step))
 
     module = Net()
     start.append(weights_of(module))
-    trainer([BatchSizeTest(), Looks()], max_epochs=1).fit(module, datamodule=Rows(4))
+    trainer([BatchSizeTest(), Remembers()], max_epochs=1).fit(module, datamodule=Rows(4))
     weights, states, step = after[0]
     assert same(start[0], weights)
     assert (states, step) == ([{}], 0)
@@ -324,14 +334,14 @@ def test_a_resumed_fit_continues_with_the_found_size(kind: Any, tmp_path: Path) 
     assert test.value == 32
 
 
-@pytest.mark.parametrize("anew", [False, True], ids=["the same data", "new data"])
-def test_another_fit_of_the_trainer_uses_the_size_again(anew: bool) -> None:
+@pytest.mark.parametrize("is_new", [False, True], ids=["the same data", "new data"])
+def test_another_fit_of_the_trainer_uses_the_size_again(is_new: bool) -> None:
     module, datamodule, test = Net(), Rows(4), BatchSizeTest()
     its = trainer([test], max_epochs=1)
     its.fit(module, datamodule=datamodule)
     its.fit_loop.max_epochs = 2
     seen.clear()
-    its.fit(module, datamodule=Rows(4) if anew else datamodule)
+    its.fit(module, datamodule=Rows(4) if is_new else datamodule)
     assert seen == [32] * 8
 
 

@@ -1,4 +1,4 @@
-"""Try whether a few training steps fit into memory with train loaders that are made anew: loaders -> `Attempt`.
+"""Try whether a few training steps fit into memory with new train loaders: loaders -> `Attempt`.
 
 The life of an attempt: `prepare` changes what makes the loaders, the user's hooks make them, a few batches train in
 isolation, and an error that says that memory is exhausted becomes the answer instead of an exception. Its traceback is
@@ -93,7 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(trainer: pl.Trainer, prepare: PrepareLoaders, num_steps: int) -> Attempt:
-    """Train a few isolated optimizer steps with loaders that are made anew.
+    """Train a few isolated optimizer steps with new loaders.
 
     Args:
         trainer: A Trainer within ``fit`` whose train loader is set up.
@@ -121,7 +121,7 @@ def attempt(trainer: pl.Trainer, prepare: PrepareLoaders, num_steps: int) -> Att
 
 
 def loaded(trainer: pl.Trainer, prepare: PrepareLoaders) -> Loaded:
-    """Return what train loaders that are made anew say of their batches; the run keeps its own."""
+    """Return what new train loaders say of their batches; the run keeps its own."""
     with isolated(trainer, pl.Callback()) as loop, _requested(loop, prepare) as found:
         if None not in found.sizes or found.shortage:
             return found
@@ -129,7 +129,7 @@ def loaded(trainer: pl.Trainer, prepare: PrepareLoaders) -> Loaded:
 
 
 def use_loaders(trainer: pl.Trainer, prepare: PrepareLoaders) -> None:
-    """Let the run train and validate with loaders that are made anew; what making them draws is drawn from no stream.
+    """Let the run train and validate with new loaders; what making them draws is drawn from no stream.
 
     So a run that begins with them draws the same numbers as one that was given them.
     """
