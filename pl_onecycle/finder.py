@@ -6,18 +6,35 @@ search follows: search -> apply -> save -> log. Subclasses say what is tried and
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
-from pl_onecycle.curves import Choice, Refusal, Suggestion
+from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
 from pl_onecycle.report import Report, Saved, save
 from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.sentences import short
 
-Found = TypeVar("Found", Suggestion, Choice)
+
+class Answer(Protocol):
+    """What a search finds."""
+
+    @property
+    def value(self) -> float:
+        """The value to train with."""
+
+    @property
+    def reason(self) -> str:
+        """Half a sentence for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, as saved in checkpoints."""
+
+
+Found = TypeVar("Found", bound=Answer)
 
 
 class Finder(pl.Callback, Generic[Found], ABC):
@@ -143,13 +160,16 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
         name, value = self.value_name, self.value
-        training = f"training continues with {self._label_in(run)} {before:.3g}"
+        training = f"training continues with {self._label_in(run)} {short(before)}"
         if value is None:
             return f"no suggestion, because {self.why}; {training}", []
         if not self.apply:
-            return f"suggests {name} {value:.3g} ({self.why}); not applied, {training}", []
+            return f"suggests {name} {short(value)} ({self.why}); not applied, {training}", []
         changed = self._train_with(run, value)
-        return f"{self._label_in(run)} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
+        return (
+            f"{self._label_in(run)} {short(before)} -> {short(value)} ({self.why}), set in {', '.join(changed)}",
+            changed,
+        )
 
     def _train_with(self, run: RunOptimizer, value: float) -> list[str]:
         """Write a value to optimizer, schedulers and module, and keep what the module then holds for a resumed run."""
@@ -245,15 +265,19 @@ class Finder(pl.Callback, Generic[Found], ABC):
             return f"as training is already at step {trainer.global_step}"
         return None
 
+    def _restore_attributes(self, trainer: pl.Trainer) -> list[str]:
+        """Write what the checkpoint of a resumed run says that the module held; return what changed."""
+        return restore_values(trainer.lightning_module, self._attributes)
+
     def _skip(self, trainer: pl.Trainer, reason: str) -> None:
         """Apply the result of an earlier search, if there is one, and log why the search is skipped."""
         module, value, changed = trainer.lightning_module, self.value, list[str]()
         if value is not None and self.apply:
             if self._is_resumed:  # optimizer and schedulers come from the checkpoint
-                changed = restore_values(module, self._attributes) if len(trainer.optimizers) == 1 else []
+                changed = self._restore_attributes(trainer) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._train_with(RunOptimizer(trainer, self.optimizer), value)
-            set_again = f"; its {self.value_name} {value:.3g} is set again in {', '.join(changed)}"
+            set_again = f"; its {self.value_name} {short(value)} is set again in {', '.join(changed)}"
             reason += set_again if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")
 

@@ -6,6 +6,7 @@ import re
 import textwrap
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from types import FunctionType
@@ -16,6 +17,7 @@ import torch
 from pl_onecycle.optimizer_groups import rescale
 from pl_onecycle.sentences import in_a_line
 
+BATCH_NAMES = ("batch_size",)  # of a module and its data module
 # Other names of a learning rate, taken only where the module's own code reads them.
 _LR_LIKE = re.compile(r"^(?!.*(min|end|final|eta|decay|warm|stop|floor))((.*_)?lr|blr|(.*_)?learning_rate)$", re.I)
 
@@ -81,6 +83,24 @@ def set_attributes(holder: Any, names: Sequence[str], value: float) -> list[str]
     """
     values, refused = _held(_named(holder, names))
     return _written({place: value for place in values}) + refused
+
+
+def number_of(holder: Any, names: Sequence[str]) -> float | None:
+    """Return the number that a module or its hparams hold by one of ``names``, or None."""
+    values, _ = _held(reversed(_named(holder, names)))  # an attribute comes before the hparam
+    return next((value for value in values.values() if value is not None), None)
+
+
+@contextmanager
+def attributes_kept(holders: Iterable[Any], names: Sequence[str]) -> Iterator[None]:
+    """Restore afterwards what modules and their hparams hold by ``names``."""
+    kept = [place for holder in holders for place in _held(_named(holder, names))[0].items()]
+    try:
+        yield
+    finally:
+        for place, value in kept:
+            if place.read() is not value:
+                place.write(value)
 
 
 def scale_attributes(

@@ -227,8 +227,9 @@ class OneCycleScheduler(LRScheduler):
     def replan(self, run_steps: int) -> bool:
         """Plan what is left of the cycle for a run of ``run_steps``, without a jump in learning rate or momentum.
 
-        What is left of it is stretched evenly over the steps that are left or, if it had ended, a new cycle rises from
-        the last learning rate to the same peak.
+        What is left of it is stretched evenly over the steps that are left. If it had ended, a new cycle rises from the
+        last learning rate to the same peak; if it has not begun, it is planned as a new one, unless it
+        decays exponentially.
 
         Args:
             run_steps: Optimizer steps of the whole run.
@@ -253,6 +254,9 @@ class OneCycleScheduler(LRScheduler):
             )
             self._clock = Clock.started(at=step)
             self._use_policy(again)
+        elif step == 0 and self.policy.decay is None:  # a decay is one for each step
+            self._clock = Clock()
+            self._use_policy(replace(self.policy, total_steps=total_steps))
         else:
             end = self.policy.total_steps - 1
             joints = [*(phase.start for phase in self.policy.phases), end - self._beyond, end]

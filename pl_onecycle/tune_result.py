@@ -10,11 +10,9 @@ from rich.table import Table
 
 from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
-from pl_onecycle.module_attributes import set_attributes
+from pl_onecycle.module_attributes import BATCH_NAMES, set_attributes
+from pl_onecycle.sentences import short
 from pl_onecycle.settings_callback import OneCycleSettings, check_model
-
-# Names of the attribute and hparam of a model or a data module.
-BATCH_NAMES = ("batch_size",)
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,8 @@ class TuneResult:
         max_momentum: Largest momentum of the cycle; None if none was found.
         attr_name: Name of the model's learning rate, with dots, that is scaled as the peak is; an empty string for
             those that its code uses.
+        batch_size_key: Key of a config that sets the batch size, with dots; an empty string for ``data.batch_size`` or
+            ``model.batch_size``, None if no key does.
     """
 
     max_lr: float | None
@@ -47,6 +47,7 @@ class TuneResult:
     optimizer: int = 0
     max_momentum: float | None = None
     attr_name: str = ""
+    batch_size_key: str | None = ""
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Make every later fit of ``model`` train with the values found; nothing is trained here.
@@ -83,8 +84,13 @@ class TuneResult:
     def config(self) -> dict[str, Any]:
         """Return the values as a config for `OneCycleCLI`, the content of ``tuned.yaml``."""
         config: dict[str, Any] = {"one_cycle": {**self._values, **self._places, "tuned_for": self.tuned_for}}
-        if self.batch_size is not None:
-            config["data" if self.on_data else "model"] = {"batch_size": self.batch_size}
+        if self.batch_size is not None and self.batch_size_key is not None:
+            key = self.batch_size_key or f"{'data' if self.on_data else 'model'}.batch_size"
+            *sections, name = key.split(".")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = self.batch_size
         return config
 
     @property
@@ -106,7 +112,7 @@ class TuneResult:
             table.add_column(heading)
         for name, reason in self.reasons.items():
             before, found = self.before.get(name), getattr(self, name)
-            cells = (_short(value) for value in (before, found))
+            cells = ("-" if value is None else short(value) for value in (before, found))
             table.add_row(name, *cells, reason)
         return table
 
@@ -125,12 +131,6 @@ class _Applied:
     def __call__(self) -> None:
         self.users()
         self.settings.on_fit_start(self.model.trainer, self.model)
-
-
-def _short(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def plain(model: Any) -> Any:

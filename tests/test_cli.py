@@ -116,9 +116,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command line, for `Net` and `Data` unless other classes are given."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take longer than all the rest
 
-    def run(*words: str, classes: tuple[Any, ...] = (Net, Data), **arguments: Any) -> RecordingCLI:
+    def run(
+        *words: str, classes: tuple[Any, ...] = (Net, Data), kind: type[RecordingCLI] = RecordingCLI, **arguments: Any
+    ) -> RecordingCLI:
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        return RecordingCLI(*classes, seed_everything_default=0, **arguments)
+        return kind(*classes, seed_everything_default=0, **arguments)
 
     return run
 
