@@ -16,7 +16,7 @@ from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_o
 from pl_onecycle.report import Report, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import counted
-from pl_onecycle.trial import Attempt, attempt, loaded, use_loaders
+from pl_onecycle.trial import Attempt, attempt, loaded, use_loaders, warn_of_lost_batches
 
 # Where a loader says no batch size, rows that grow by less than this factor while the size doubles are all there are.
 GROWTH = 1.5
@@ -56,7 +56,8 @@ class BatchSizeTest(Finder[BatchSize]):
     from `configure_one_cycle` follows the new number of steps; other schedules stay as long as they were made, as they
     do with Lightning's ``BatchSizeFinder``: `OneCycleTuner.tune` finds the size before they are made.
 
-    *Leaves alone* weights, optimizers, random streams and everything else of the run.
+    *Leaves alone* weights, optimizers, random streams and everything else of the run. Batches that the attempts take
+    from a source that cannot be started over are lost, and a warning names its loader.
 
     Args:
         max_batch_size: The largest batch size to try, >= 2. On a CPU the system may end the process before memory is
@@ -86,7 +87,6 @@ class BatchSizeTest(Finder[BatchSize]):
     result_name = "batch_size"
     rank = -1
     settings = ("max_batch_size", "num_steps", "apply")
-    module_names = BATCH_NAMES
 
     def __init__(
         self, max_batch_size: int = 8192, num_steps: int = 3, *, apply: bool = True, report: bool = True
@@ -121,7 +121,7 @@ class BatchSizeTest(Finder[BatchSize]):
     @override
     def _forget(self) -> None:
         self.tries: dict[int, str | None] = {}
-        self._sets_up = False  # whether the data module is set up anew for another size
+        self._sets_up = False  # whether the data module is set up again for another size
 
     # ----------------------------------------------------------------------------------------- search
     @override
@@ -144,6 +144,7 @@ class BatchSizeTest(Finder[BatchSize]):
                 attempts[size] = self._try(run.trainer, size, attempts.get(size // 2))
                 advance(len(attempts), size)
                 size = size * 2 if attempts[size].failure is None else size // 2
+        warn_of_lost_batches(run.trainer)
         self.tries = {size: attempts[size].failure for size in sorted(attempts)}
         fitting = [size for size, failure in self.tries.items() if failure is None]
         if not fitting:
@@ -199,8 +200,9 @@ class BatchSizeTest(Finder[BatchSize]):
         return changed
 
     @override
-    def _set_attributes(self, module: pl.LightningModule, value: float) -> list[str]:
-        return self._write(module.trainer, int(value))
+    def _restore_attributes(self, trainer: pl.Trainer) -> list[str]:
+        assert self.value is not None
+        return self._write(trainer, int(self.value))
 
     # ------------------------------------------------------------------------------------------- show
     @override

@@ -36,8 +36,10 @@ class OneCycleCLI(LightningCLI):
 
     ``tune`` runs `OneCycleTrainer.tune` and writes the ``config.yaml`` of its run next to the other files.
     ``--lr_range_test.*`` and ``--weight_decay_probe.*`` configure test and probe; ``--lr_range_test=false`` disables
-    the test. ``--one_cycle.*`` are the arguments of `OneCycleSettings`: peak and weight decay, and the shape of the
-    schedule from `configure_one_cycle`. In ``fit`` the callbacks are added like Lightning's own, e.g. by
+    the test. A found batch size that a link of the parser sets is written where the link takes it from.
+
+    ``--one_cycle.*`` are the arguments of `OneCycleSettings`: peak and weight decay, and the shape of the schedule from
+    `configure_one_cycle`. In ``fit`` the callbacks are added like Lightning's own, e.g. by
     ``--trainer.callbacks+=LRRangeTest --trainer.callbacks.num_steps=200``.
 
     An ``--optimizer`` from the command line gets the schedule of `configure_one_cycle`, stepped every step and as long

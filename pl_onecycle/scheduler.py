@@ -257,7 +257,8 @@ class OneCycleScheduler(LRScheduler):
         elif step == 0 and self.policy.decay is None:  # a decay is one for each step
             self._use_policy(replace(self.policy, total_steps=total_steps), Clock())
         else:
-            joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
+            end = self.policy.total_steps - 1
+            joints = [*(phase.start for phase in self.policy.phases), end - self._beyond, end]
             self._use_policy(self.policy, self._clock.stretched(step, joints, last))
         return True
 

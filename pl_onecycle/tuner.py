@@ -77,7 +77,7 @@ class Tunes:
             weight_decay_probe: The probe to run; True for the one among the Trainer's callbacks, or a default one if
                 there is none; False for no probe.
             batch_size: True first finds the largest batch size that fits, as `BatchSizeTest` does, in a fit of its own:
-                the others search in one that begins with this size.
+                the others search in one that begins with this size. A `BatchSizeTest` of the Trainer runs in fits only.
             max_batch_size: The largest batch size to try.
             again: True runs the range test a second time, with the chosen weight decay.
 
@@ -234,6 +234,7 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
         reasons=reasons,
         on_data=on_data,
         optimizer=ran[-1].optimizer,
+        attr_name=next((finder.attr_name for finder in ran if isinstance(finder, LRRangeTest)), ""),
         batch_size_key=config_keys.get("data.batch_size" if on_data else "model.batch_size", ""),
     )
 

@@ -63,10 +63,11 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
     ),
     "_lightning": ("Lightning", {"checks"}),
+    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
     "run_optimizer": (
         "Lightning",
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
-        | {"scheduler", "sentences"},
+        | {"run_length", "scheduler", "sentences"},
     ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
@@ -104,7 +105,6 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/report": ("Lightning", {"_lightning", "curves", "report/figures", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
-    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
     "finder": (
         "Lightning",
@@ -117,7 +117,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "range_test": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "module_attributes", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
     ),
     "probe": (
         "Lightning",
@@ -125,7 +125,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": (
         "Lightning",
-        {"_lightning", "checks", "module_attributes", "optimizer_groups", "probe", "run_optimizer"},
+        {"_lightning", "checks", "optimizer_groups", "probe", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
     "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "sentences", "settings_callback"}),

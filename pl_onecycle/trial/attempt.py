@@ -1,4 +1,4 @@
-"""Try whether a few training steps fit into memory with train loaders that are made anew: loaders -> `Attempt`.
+"""Try whether a few training steps fit into memory with new train loaders: loaders -> `Attempt`.
 
 The life of an attempt: `prepare` changes what makes the loaders, the user's hooks make them, a few batches train in
 isolation, and an error that says that memory is exhausted becomes the answer instead of an exception. Its traceback is
@@ -34,7 +34,7 @@ from pl_onecycle._lightning import (
 from pl_onecycle.real_step import after_real_step
 from pl_onecycle.sentences import in_a_line
 from pl_onecycle.trial.agreement import Agreement, TrialFailedElsewhere
-from pl_onecycle.trial.isolation import isolated, warn_of_lost_batches
+from pl_onecycle.trial.isolation import isolated
 from pl_onecycle.trial.memory import RandomState
 from pl_onecycle.trial.run import propagate, train
 from pl_onecycle.trial.stand_ins import request_loaders, request_val_loaders, tear_down
@@ -93,7 +93,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def attempt(trainer: pl.Trainer, prepare: PrepareLoaders, num_steps: int) -> Attempt:
-    """Train a few isolated optimizer steps with loaders that are made anew.
+    """Train a few isolated optimizer steps with new loaders.
 
     Args:
         trainer: A Trainer within ``fit`` whose train loader is set up.
@@ -121,7 +121,7 @@ def attempt(trainer: pl.Trainer, prepare: PrepareLoaders, num_steps: int) -> Att
 
 
 def loaded(trainer: pl.Trainer, prepare: PrepareLoaders) -> Loaded:
-    """Return what train loaders that are made anew say of their batches; the run keeps its own."""
+    """Return what new train loaders say of their batches; the run keeps its own."""
     with isolated(trainer, pl.Callback()) as loop, _requested(loop, prepare) as found:
         if None not in found.sizes or found.shortage:
             return found
@@ -129,11 +129,10 @@ def loaded(trainer: pl.Trainer, prepare: PrepareLoaders) -> Loaded:
 
 
 def use_loaders(trainer: pl.Trainer, prepare: PrepareLoaders) -> None:
-    """Let the run train and validate with loaders that are made anew; what making them draws is drawn from no stream.
+    """Let the run train and validate with new loaders; what making them draws is drawn from no stream.
 
     So a run that begins with them draws the same numbers as one that was given them.
     """
-    warn_of_lost_batches(trainer)
     streams = RandomState()
     prepare()
     request_loaders(trainer.fit_loop)
@@ -219,6 +218,7 @@ class _Counter(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._processes.meet()  # Lightning lets the processes communicate before the next batch
         self.step += 1
         has_all = self.step >= self._least and min(self._steps, default=2) >= 2
         self.done = has_all or self.step >= max(self._least, MOST_BATCHES)
