@@ -1,18 +1,16 @@
 """Play the schedule of a run on copies of its schedulers, to learn the largest lr that the run reaches."""
 
-import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, MultiplicativeLR
 
 from pl_onecycle.copies import Copies
+from pl_onecycle.random_state import RandomState
 from pl_onecycle.sentences import in_a_line
 
 # Packages whose schedulers run no code of the user, unless they are given a function.
@@ -125,12 +123,10 @@ def _largest(optimizer: Optimizer) -> float:
 @contextmanager
 def _random_streams_kept() -> Iterator[None]:
     """Restore the random streams that a function draws from, and show none of its warnings."""
-    python, arrays, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    streams = RandomState()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(arrays)
-        torch.set_rng_state(tensors)
+        streams.restore()

@@ -56,8 +56,10 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "real_step": ("torch", set()),
     "scheduler": ("torch", {"checks", "optimizer_groups", "policy", "real_step"}),
     "copies": ("torch", set()),
-    "played_schedule": ("torch", {"copies", "sentences"}),
-    "module_attributes": ("torch", {"optimizer_groups", "sentences"}),
+    "random_state": ("torch", set()),
+    "played_schedule": ("torch", {"copies", "random_state", "sentences"}),
+    "module_code": ("torch", set()),
+    "module_attributes": ("torch", {"module_code", "optimizer_groups", "sentences"}),
     "apply": (
         "torch",
         {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
@@ -72,11 +74,12 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
     "trial/tapes": ("Lightning", {"_lightning"}),
-    "trial/batches": ("Lightning", {"_lightning", "trial/memory", "trial/tapes"}),
+    "trial/batches": ("Lightning", {"_lightning", "random_state", "trial/memory", "trial/tapes"}),
     "trial/stand_ins": ("Lightning", {"_lightning", "trial/batches", "trial/tapes"}),
     "trial/isolation": (
         "Lightning",
-        {"_lightning", "trial/batches", "trial/interrupts", "trial/memory", "trial/stand_ins", "trial/tapes"},
+        {"_lightning", "random_state"}
+        | {"trial/batches", "trial/interrupts", "trial/memory", "trial/stand_ins", "trial/tapes"},
     ),
     "trial/driver": ("torch", {"optimizer_groups", "policy"}),
     "trial/losses": ("Lightning", {"_lightning"}),
@@ -94,7 +97,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "trial/attempt": (
         "Lightning",
-        {"_lightning", "real_step", "sentences", "trial/agreement", "trial/isolation", "trial/memory", "trial/run"}
+        {"_lightning", "random_state", "real_step", "sentences", "trial/agreement", "trial/isolation", "trial/run"}
         | {"trial/stand_ins"},
     ),
     "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),

@@ -31,11 +31,11 @@ from pl_onecycle._lightning import (
     is_oom_error,
     pl,
 )
+from pl_onecycle.random_state import RandomState
 from pl_onecycle.real_step import after_real_step
 from pl_onecycle.sentences import in_a_line
 from pl_onecycle.trial.agreement import Agreement, TrialFailedElsewhere
 from pl_onecycle.trial.isolation import isolated
-from pl_onecycle.trial.memory import RandomState
 from pl_onecycle.trial.run import propagate, train
 from pl_onecycle.trial.stand_ins import request_loaders, request_val_loaders, tear_down
 

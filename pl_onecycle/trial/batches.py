@@ -42,7 +42,8 @@ from torch.utils.data import DataLoader, IterableDataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 
 from pl_onecycle._lightning import pl
-from pl_onecycle.trial.memory import ATOMS, GENERATORS, Memory, RandomState
+from pl_onecycle.random_state import RandomState
+from pl_onecycle.trial.memory import ATOMS, GENERATORS, Memory
 from pl_onecycle.trial.tapes import Pass, TakenFirst, Tape, iterates_as_torch
 
 # A larger container holds data, not the objects that make batches.

@@ -29,9 +29,10 @@ from pl_onecycle._lightning import (
     pl,
     rank_zero_warn,
 )
+from pl_onecycle.random_state import RandomState
 from pl_onecycle.trial.batches import NO_SOURCE, leave_data_alone, remember_source, renew_iterators
 from pl_onecycle.trial.interrupts import Interrupts
-from pl_onecycle.trial.memory import ATOMS, Memory, RandomState
+from pl_onecycle.trial.memory import ATOMS, Memory
 from pl_onecycle.trial.stand_ins import (
     Validation,
     give_back,

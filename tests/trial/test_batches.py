@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
+from pl_onecycle.random_state import RandomState
 from pl_onecycle.trial.batches import (
     is_handle,
     is_shared,
@@ -28,7 +29,7 @@ from pl_onecycle.trial.batches import (
     tape_of,
     walk,
 )
-from pl_onecycle.trial.memory import Memory, RandomState
+from pl_onecycle.trial.memory import Memory
 from pl_onecycle.trial.tapes import TakenFirst, begin
 from tests.fits import data
 from tests.scenarios import sources

@@ -17,7 +17,8 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from pl_onecycle.trial.memory import Memory, RandomState
+from pl_onecycle.random_state import RandomState
+from pl_onecycle.trial.memory import Memory
 
 
 def memory_of(value: Any) -> Memory:
