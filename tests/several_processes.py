@@ -45,6 +45,7 @@ class Net(Recording):
         self.net.insert(1, nn.Dropout(0.2))
         self.net.insert(1, nn.BatchNorm1d(16))
         self.trouble: dict[str, Callable[[], None]] = {}
+        self.net[1].weight.register_hook(lambda grad: self.meet("backward"))  # in the middle of a backward pass
 
     def meet(self, where: str) -> None:
         if where in self.trouble and in_trial(self):
@@ -61,6 +62,9 @@ class Net(Recording):
             if "nan" in self.trouble and len(losses_of_trial) > 7:
                 return loss * float("nan")
         return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.meet("on_before_backward")
 
     def on_after_backward(self) -> None:
         self.meet("on_after_backward")
@@ -88,6 +92,20 @@ class Checked(Net):
         if self.is_strict and loss.detach() > 10:
             raise FloatingPointError("the loss has exploded")
         return loss
+
+
+class CheckedInBackward(Checked):
+    """Looks at the loss when its gradient comes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = Net.training_step(self, batch, batch_idx)
+        self.is_large = bool(loss.detach() > 10)
+        return loss
+
+    def meet(self, where: str) -> None:
+        super().meet(where)
+        if where == "backward" and self.is_strict and self.is_large:
+            raise FloatingPointError("the loss has exploded")
 
 
 class Validated(Net):
@@ -331,13 +349,14 @@ def tuned() -> dict[str, Any]:
     }
 
 
-def raising(where: str) -> Callable[[], dict[str, Any]]:
+def raising(where: str, name: str = "", strategy: Any = lambda: "ddp", **given: Any) -> Callable[[], dict[str, Any]]:
     """One process fails in the third batch of the trial; then both fit again with the same Trainer."""
 
     def run() -> dict[str, Any]:
-        folder = Path(f"raising_{where}")
+        folder = Path(f"raising_{where}_{name}")
         folder.mkdir()
-        scenario = replace(SHUFFLED, loader=lambda: DataLoader(Rows(), 32, shuffle=True))
+        options = lambda root: ddp(strategy())(root) | given  # noqa: E731
+        scenario = replace(SHUFFLED, loader=lambda: DataLoader(Rows(), 32, shuffle=True), options=options)
         expected = Fit(scenario, folder / "without").run().outcome()
         fit = Fit(scenario, folder / "with", quiet())
         calls = iter([False, False, True])
@@ -388,24 +407,28 @@ def sharded() -> dict[str, Any]:
     return fits(Scenario(Sharded, lambda: data(shuffle=True), options=strategy), quiet())
 
 
-LOCAL = {
+LOCAL: dict[str, Any] = {
     "ddp_comm_state": lambda: PostLocalSGDState(None, None, start_localSGD_iter=2, post_local_gradient_allreduce=False),
     "model_averaging_period": 3,
 }
-UNUSED = {"find_unused_parameters": True}
-STRATEGIES: dict[str, partial[dict[str, Any]]] = {
-    f"DDP with {name}": partial(with_strategy, module, **given)
-    for name, (module, given) in {
-        "a static graph": (Net, {"static_graph": True}),
-        "a static graph, by hand": (ByHand, {"static_graph": True}),
-        "unused parameters": (Mixed, UNUSED),
-        "small buckets": (Mixed, UNUSED | {"bucket_cap_mb": 0.0005}),
-        "gradients as views": (Net, {"gradient_as_bucket_view": True}),
-        "a hook by hand": (Decaying, {}),
-        "local steps": (LocalSteps, LOCAL),
-    }.items()
+UNUSED: dict[str, Any] = {"find_unused_parameters": True}
+UNDER_DDP: dict[str, tuple[type[Recording], dict[str, Any]]] = {
+    "a static graph": (Net, {"static_graph": True}),
+    "a static graph, by hand": (ByHand, {"static_graph": True}),
+    "unused parameters": (Mixed, UNUSED),
+    "small buckets": (Mixed, UNUSED | {"bucket_cap_mb": 0.0005}),
+    "gradients as views": (Net, {"gradient_as_bucket_view": True}),
+    "a hook by hand": (Decaying, {}),
+    "local steps": (LocalSteps, LOCAL),
+}
+STRATEGIES = {
+    f"DDP with {name}": partial(with_strategy, module, **given) for name, (module, given) in UNDER_DDP.items()
 }
 
+HOOKS = (
+    *("data set", "on_train_batch_start", "training_step", "on_before_backward", "backward", "on_after_backward"),
+    "on_before_zero_grad",
+)
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "shuffled, dropout, BatchNorm": lambda: fits(SHUFFLED, quiet()),
     "accumulation": lambda: fits(
@@ -420,19 +443,30 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     **{
         f"large lr fails in {where}": partial(
             fits,
-            replace(SHUFFLED, module=partial(Checked, only)),
+            replace(SHUFFLED, module=partial(kind, only)),
             LRRangeTest(1e-4, 1e4, 40, apply=False, early_stop_threshold=None),
         )
-        for where, only in (("all processes", False), ("one process", True))
+        for where, kind, only in (
+            ("all processes", Checked, False),
+            ("one process", Checked, True),
+            ("the backward of all processes", CheckedInBackward, False),
+            ("the backward of one process", CheckedInBackward, True),
+        )
     },
     "applied": applied,
     "weight decay probe, validation": probed,
     "weight decay probe, validation loss in one process": partial(probed, ValidatedByOne),
     "tune": tuned,
     **({} if fully_shard is None else {"FSDP2": sharded}),
+    **{f"exception in one process, {where}": raising(where) for where in HOOKS},
     **{
-        f"exception in one process, {where}": raising(where)
-        for where in ("data set", "on_train_batch_start", "training_step", "on_after_backward", "on_before_zero_grad")
+        f"exception in one process, backward, {name}": raising("backward", name, **options)
+        for name, options in {
+            "unused parameters": {"strategy": lambda: DDPStrategy(find_unused_parameters=True)},
+            "a static graph": {"strategy": lambda: DDPStrategy(static_graph=True)},
+            "gradients as views": {"strategy": lambda: DDPStrategy(gradient_as_bucket_view=True)},
+            "small buckets": {"strategy": lambda: DDPStrategy(bucket_cap_mb=0.0005)},
+        }.items()
     },
 }
 

@@ -78,7 +78,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "trial/driver": ("torch", {"optimizer_groups", "policy"}),
     "trial/losses": ("Lightning", {"_lightning"}),
     "trial/checkups": ("Lightning", {"_lightning", "curves"}),
-    "trial/agreement": ("Lightning", {"_lightning"}),
+    "trial/agreement": ("Lightning", {"_lightning", "trial/reducer"}),
     "trial/recorder": (
         "Lightning",
         {"_lightning", "curves", "policy", "real_step", "run_optimizer"}
@@ -145,7 +145,7 @@ PRIVATE: dict[str, set[str]] = {
     },
     "trial/reducer": {
         *("_check_reducer_finalized", "_comm_hooks", "_has_rebuilt_buckets"),  # of torch's DistributedDataParallel
-        "_get_zeros_like_grad_buckets",  # of its reducer
+        *("_autograd_hook", "_get_zeros_like_grad_buckets"),  # of its reducer
     },
     "trial/tapes": {"_get_iterator"},  # of torch's DataLoader
     "trial/batches": {

@@ -99,7 +99,12 @@ class Recorder(pl.Callback):
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         self._processes.meet()
+        self._processes.is_in_backward = True
         self._collector.add_backward(loss)
+
+    @override
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._processes.is_in_backward = False
 
     @override
     def on_before_optimizer_step(

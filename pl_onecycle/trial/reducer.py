@@ -5,12 +5,14 @@ order, and a sum over three processes or more depends on the order in its last b
 restored; but before that first pass it holds nothing that a new one would not, so the wrapper gets a new one.
 
 Private names of torch used here, the same in 2.4.0 and 2.14: ``_check_reducer_finalized``, ``_comm_hooks`` and
-``_has_rebuilt_buckets`` of the wrapper, and ``_get_zeros_like_grad_buckets`` of its reducer.
+``_has_rebuilt_buckets`` of the wrapper, ``_autograd_hook`` and ``_get_zeros_like_grad_buckets`` of its reducer.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -46,7 +48,8 @@ def reducer_renewal(wrapper: Any) -> Callable[[], None]:
         flags = [(weight, weight.requires_grad) for weight in wrapper.module.parameters()]
         for weight, _ in flags:
             weight.requires_grad_(id(weight) in reduced)
-        wrapper.__setstate__(before | {"_comm_hooks": []})  # as after unpickling, with another reducer
+        restore: Callable[[dict[str, Any]], None] = wrapper.__setstate__  # as after unpickling, with another reducer
+        restore(before | {"_comm_hooks": []})
         for weight, flag in flags:
             weight.requires_grad_(flag)
         for hook, state in hooks:
@@ -62,3 +65,32 @@ def _is_finished(wrapper: DistributedDataParallel) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def finish_backward(wrapper: Any) -> None:
+    """Take part in the reductions of a backward pass that an exception has ended in this process.
+
+    The others wait for them within their own backward pass. What is sent does not matter, as the trial ends.
+    Collectives of the module itself are not made up for.
+    """
+    if not isinstance(wrapper, DistributedDataParallel):
+        return
+    weights = _reduced(wrapper)
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+
+    def mark(_: torch.Tensor) -> None:
+        for index in range(len(weights)):
+            with suppress(RuntimeError):  # it has been reduced already
+                wrapper.reducer._autograd_hook(index)
+
+    with torch.enable_grad():  # a backward pass of its own, at whose end the reducer waits for the others
+        end = torch.zeros(1, device=weights[0].device, requires_grad=True).clone()
+        end.register_hook(mark)
+        end.backward()
+
+
+def _reduced(wrapper: DistributedDataParallel) -> list[torch.Tensor]:
+    """Return the parameters that the reducer has."""
+    return [weight for bucket in wrapper.reducer._get_zeros_like_grad_buckets() for weight in bucket.parameters()]
