@@ -465,6 +465,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
             "unused parameters": {"strategy": lambda: DDPStrategy(find_unused_parameters=True)},
             "a static graph": {"strategy": lambda: DDPStrategy(static_graph=True)},
             "gradients as views": {"strategy": lambda: DDPStrategy(gradient_as_bucket_view=True)},
+            "accumulation": {"accumulate_grad_batches": 2},
             "small buckets": {"strategy": lambda: DDPStrategy(bucket_cap_mb=0.0005)},
         }.items()
     },
