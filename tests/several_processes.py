@@ -45,7 +45,8 @@ class Net(Recording):
         self.net.insert(1, nn.Dropout(0.2))
         self.net.insert(1, nn.BatchNorm1d(16))
         self.trouble: dict[str, Callable[[], None]] = {}
-        self.net[1].weight.register_hook(lambda grad: self.meet("backward"))  # in the middle of a backward pass
+        norm: Any = self.net[1]
+        norm.weight.register_hook(lambda grad: self.meet("backward"))  # in the middle of a backward pass
 
     def meet(self, where: str) -> None:
         if where in self.trouble and in_trial(self):
@@ -425,6 +426,13 @@ STRATEGIES = {
     f"DDP with {name}": partial(with_strategy, module, **given) for name, (module, given) in UNDER_DDP.items()
 }
 
+IN_BACKWARD: dict[str, dict[str, Any]] = {
+    "unused parameters": {"strategy": lambda: DDPStrategy(find_unused_parameters=True)},
+    "a static graph": {"strategy": lambda: DDPStrategy(static_graph=True)},
+    "gradients as views": {"strategy": lambda: DDPStrategy(gradient_as_bucket_view=True)},
+    "accumulation": {"accumulate_grad_batches": 2},
+    "small buckets": {"strategy": lambda: DDPStrategy(bucket_cap_mb=0.0005)},
+}
 HOOKS = (
     *("data set", "on_train_batch_start", "training_step", "on_before_backward", "backward", "on_after_backward"),
     "on_before_zero_grad",
@@ -461,13 +469,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     **{f"exception in one process, {where}": raising(where) for where in HOOKS},
     **{
         f"exception in one process, backward, {name}": raising("backward", name, **options)
-        for name, options in {
-            "unused parameters": {"strategy": lambda: DDPStrategy(find_unused_parameters=True)},
-            "a static graph": {"strategy": lambda: DDPStrategy(static_graph=True)},
-            "gradients as views": {"strategy": lambda: DDPStrategy(gradient_as_bucket_view=True)},
-            "accumulation": {"accumulate_grad_batches": 2},
-            "small buckets": {"strategy": lambda: DDPStrategy(bucket_cap_mb=0.0005)},
-        }.items()
+        for name, options in IN_BACKWARD.items()
     },
 }
 

@@ -10,7 +10,7 @@ Private names of torch used here, the same in 2.4.0 and 2.14: ``_check_reducer_f
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -75,7 +75,7 @@ def finish_backward(wrapper: Any) -> None:
     """
     if not isinstance(wrapper, DistributedDataParallel):
         return
-    weights = _reduced(wrapper)
+    weights, reducer = _reduced(wrapper), cast(Any, wrapper.reducer)
     for weight in weights:
         if weight.grad is None:
             weight.grad = torch.zeros_like(weight)
@@ -83,10 +83,10 @@ def finish_backward(wrapper: Any) -> None:
     def mark(_: torch.Tensor) -> None:
         for index in range(len(weights)):
             with suppress(RuntimeError):  # it has been reduced already
-                wrapper.reducer._autograd_hook(index)
+                reducer._autograd_hook(index)
 
     with torch.enable_grad():  # a backward pass of its own, at whose end the reducer waits for the others
-        end = torch.zeros(1, device=weights[0].device, requires_grad=True).clone()
+        end: Any = torch.zeros(1, device=weights[0].device, requires_grad=True).clone()
         end.register_hook(mark)
         end.backward()
 

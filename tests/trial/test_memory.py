@@ -408,6 +408,8 @@ def test_every_global_random_stream_comes_back() -> None:
 def test_attributes_in_slots_come_back() -> None:
     class Steps:
         __slots__ = ("count", "seen", "unset")
+        count: int
+        seen: list[int]
 
     steps = Steps()
     steps.count, steps.seen = 1, [1]
