@@ -10,6 +10,8 @@ the median, smallest and largest ratio over the repetitions.
   whole ``Trainer.fit`` of 100 steps, with its setup and teardown, (c) the search of Lightning's `LearningRateFinder`
   with 100 steps, including its saving and restoring and its progress bar. No early stop. The trial runs one step more
   than the others, because the loss of step k + 1 shows the effect of step k.
+- length: the loop of a fit of 400 steps whose one-cycle schedule follows the run, without and with a ``max_time``,
+  against that of one whose ``total_steps`` is given.
 
     python benchmarks/cost.py
 
@@ -18,7 +20,9 @@ Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 serv
 microseconds), 0.48 (0.29 to 0.66) times with 100 groups of one lr and 1.62 (1.09 to 2.15) times with 100 groups of 100
 lrs. A trial of 100 steps takes 1.28 (0.68 to 2.13) times as long as the loop of a fit, 1.26 (0.68 to 2.12) times as
 long as a whole fit and 1.13 (0.65 to 1.83) times as long as Lightning's search: no difference that these cores can
-resolve.
+resolve. In another run on one of the cores, shared with other work, with n = 31 (quartiles in brackets), a fit that
+follows its run takes 1.04 (0.99 to 1.06) times as long as one of a given length, at 0.95 milliseconds a step, and 1.00
+(0.98 to 1.05) times with ``max_time``: no difference either.
 """
 
 import argparse
@@ -34,6 +38,7 @@ from contextlib import contextmanager, redirect_stderr
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -44,11 +49,12 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset
 
-from pl_onecycle import OneCycleScheduler, RangeTestPolicy
+from pl_onecycle import OneCycleScheduler, RangeTestPolicy, configure_one_cycle
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import run_trial
 
 TRIAL_STEPS = 100
+FIT_STEPS = 400
 MIN_LR, MAX_LR = 1e-6, 0.1  # this sweep does not diverge
 SCHEDULE_STEPS = 100
 Measure = Callable[[], float]  # seconds
@@ -80,6 +86,17 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self) -> SGD:
         return SGD(self.parameters(), self.lr, momentum=0.9)
+
+
+class Scheduled(Net):
+    """The same with a one-cycle schedule; with ``total_steps`` it does not follow its run."""
+
+    def __init__(self, total_steps: int | None) -> None:
+        super().__init__()
+        self.total_steps = total_steps
+
+    def configure_optimizers(self) -> Any:
+        return configure_one_cycle(self, super().configure_optimizers(), total_steps=self.total_steps)
 
 
 @cache
@@ -130,11 +147,14 @@ class TimedFinder(LearningRateFinder):
         assert len(self.optimal_lr.results["lr"]) == TRIAL_STEPS
 
 
-def fit(callbacks: list[pl.Callback], max_steps: int) -> float:
+def fit(
+    callbacks: list[pl.Callback], max_steps: int, net: pl.LightningModule | None = None, max_time: Any = None
+) -> float:
     """Fit a net and return the seconds of the whole call."""
     pl.seed_everything(0, verbose=False)
     trainer = pl.Trainer(
         max_steps=max_steps,
+        max_time=max_time,
         callbacks=callbacks,
         default_root_dir=tempfile.gettempdir(),
         accelerator="cpu",
@@ -143,9 +163,9 @@ def fit(callbacks: list[pl.Callback], max_steps: int) -> float:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    net, loader = Net(), DataLoader(digits(), 32, shuffle=True)
+    loader = DataLoader(digits(), 32, shuffle=True)
     start = time.perf_counter()
-    trainer.fit(net, loader)
+    trainer.fit(net or Net(), loader)
     return time.perf_counter() - start
 
 
@@ -160,6 +180,13 @@ def loop() -> float:
     """Return the seconds of the loop of a plain fit."""
     callback = Stopwatch()
     fit([callback], max_steps=TRIAL_STEPS)
+    return callback.seconds
+
+
+def scheduled(total_steps: int | None, max_time: Any = None) -> float:
+    """Return the seconds of the loop of a fit with a one-cycle schedule."""
+    callback = Stopwatch()
+    fit([callback], FIT_STEPS, Scheduled(total_steps), max_time)
     return callback.seconds
 
 
@@ -227,6 +254,10 @@ def main(quick: bool) -> None:
     one, *others = interleaved([trial, loop, whole_fit, lightnings], n)
     for name, other in zip(names, others, strict=True):
         print(row(f"trial of {TRIAL_STEPS} steps against {name}", one, other, "ms"))
+    for name, max_time in {"": None, " with max_time": {"hours": 1}}.items():
+        measures: list[Measure] = [partial(scheduled, total_steps, max_time) for total_steps in (None, FIT_STEPS)]
+        one, other = interleaved(measures, n)
+        print(row(f"fit of {FIT_STEPS} steps{name}: length of the run against a given one", one, other, "ms"))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,12 @@ The words of this package:
 - A *probe* is one trial for each candidate of a value, such as weight decay, and the choice between them; the trial is
   a short cycle, by default only its rise.
 - A *checkup* is a point in a trial at which validation runs or a metric is recorded, and the trial may end.
-- A *finder* is a callback that runs a range test or a probe and trains with what it finds. A *search* is all its trials
-  and the answer read from them.
+- An *attempt* is a trial that only asks whether its steps fit into memory.
+- A *finder* is a callback that runs a range test, a probe or attempts and trains with what it finds. A *search* is all
+  its trials and the answer read from them.
 """
 
+from pl_onecycle.batch_size_test import BatchSizeTest
 from pl_onecycle.cli import OneCycleCLI
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.curves import Choice, LossCurve, Suggestion, suggest
@@ -30,6 +32,7 @@ from pl_onecycle.tuner import OneCycleTrainer, OneCycleTuner
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 __all__ = [
+    "BatchSizeTest",
     "Choice",
     "LRRangeTest",
     "LossCurve",

@@ -50,9 +50,10 @@ if TYPE_CHECKING or NAME == "lightning":
     from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
     from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
     from lightning.pytorch.trainer.states import RunningStage
-    from lightning.pytorch.tuner import Tuner
     from lightning.pytorch.utilities import CombinedLoader
+    from lightning.pytorch.utilities.data import extract_batch_size
     from lightning.pytorch.utilities.exceptions import MisconfigurationException, _TunerExitException
+    from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
     from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 else:
@@ -69,9 +70,10 @@ else:
     from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
     from pytorch_lightning.trainer.connectors.logger_connector import _LoggerConnector
     from pytorch_lightning.trainer.states import RunningStage
-    from pytorch_lightning.tuner import Tuner
     from pytorch_lightning.utilities import CombinedLoader
+    from pytorch_lightning.utilities.data import extract_batch_size
     from pytorch_lightning.utilities.exceptions import MisconfigurationException, _TunerExitException
+    from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
     from pytorch_lightning.utilities.rank_zero import rank_zero_info, rank_zero_warn
     from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 

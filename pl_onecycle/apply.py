@@ -11,8 +11,16 @@ import torch
 from torch.optim import Optimizer
 
 from pl_onecycle.checks import expect_number
-from pl_onecycle.module_attributes import WEIGHT_DECAY_NAMES, scale_attributes, set_attributes
-from pl_onecycle.optimizer_groups import has_momentum, peak_lrs, rescale, write, write_momentum, write_weight_decay
+from pl_onecycle.module_attributes import WEIGHT_DECAY, scale_attributes
+from pl_onecycle.optimizer_groups import (
+    has_momentum,
+    peak_lrs,
+    rescale,
+    weight_decay_of,
+    write,
+    write_momentum,
+    write_weight_decay,
+)
 from pl_onecycle.played_schedule import parts
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.sentences import counted
@@ -137,7 +145,8 @@ def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.
     Args:
         weight_decay: The new decay, >= 0.
         optimizer: Its groups are written.
-        module: Its ``weight_decay`` and ``wd`` and those of its ``hparams`` are set where they exist.
+        module: Its ``weight_decay`` and ``wd`` and those of its ``hparams`` are scaled as the largest decay of the
+            groups is, see `scale_attributes`.
 
     Returns:
         What was changed, as readable names.
@@ -152,8 +161,9 @@ def apply_weight_decay(weight_decay: float, optimizer: Optimizer, module: torch.
         (['1 parameter group'], [0.0, 0.1])
     """
     expect_number("weight_decay", weight_decay, minimum=0)
+    before = weight_decay_of(optimizer)
     groups = counted(write_weight_decay(optimizer, weight_decay), "parameter group")
-    return [groups, *set_attributes(module, WEIGHT_DECAY_NAMES, weight_decay)]
+    return [groups] + ([] if module is None else scale_attributes(module, "", before, weight_decay, WEIGHT_DECAY))
 
 
 def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[Any] = ()) -> list[str]:

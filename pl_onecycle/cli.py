@@ -9,12 +9,20 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from pl_onecycle._lightning import LightningArgumentParser, LightningCLI, LRSchedulerTypeUnion, SaveConfigCallback, pl
+from pl_onecycle._lightning import (
+    LightningArgumentParser,
+    LightningCLI,
+    LRSchedulerTypeUnion,
+    SaveConfigCallback,
+    pl,
+    rank_zero_warn,
+)
 from pl_onecycle.checks import expect
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.scheduler import OneCycleScheduler
@@ -28,8 +36,10 @@ class OneCycleCLI(LightningCLI):
 
     ``tune`` runs `OneCycleTrainer.tune` and writes the ``config.yaml`` of its run next to the other files.
     ``--lr_range_test.*`` and ``--weight_decay_probe.*`` configure test and probe; ``--lr_range_test=false`` disables
-    the test. ``--one_cycle.*`` are the arguments of `OneCycleSettings`: peak and weight decay, and the shape of the
-    schedule from `configure_one_cycle`. In ``fit`` the callbacks are added like Lightning's own, e.g. by
+    the test. A found batch size that a link of the parser sets is written where the link takes it from.
+
+    ``--one_cycle.*`` are the arguments of `OneCycleSettings`: peak and weight decay, and the shape of the schedule from
+    `configure_one_cycle`. In ``fit`` the callbacks are added like Lightning's own, e.g. by
     ``--trainer.callbacks+=LRRangeTest --trainer.callbacks.num_steps=200``.
 
     An ``--optimizer`` from the command line gets the schedule of `configure_one_cycle`, stepped every step and as long
@@ -67,6 +77,7 @@ class OneCycleCLI(LightningCLI):
         can_tune = not isinstance(trainer_class, type) or hasattr(trainer_class, "tune")
         expect(can_tune, "trainer_class", "a subclass of OneCycleTrainer", trainer_class, TypeError)
         self.tune_result: TuneResult | None = None
+        self._sources: dict[str, str | None] = {}  # of linked arguments; None where several, or a function, make one
         super().__init__(
             model_class, datamodule_class, save_config_callback, save_config_kwargs, trainer_class, **arguments
         )
@@ -84,6 +95,21 @@ class OneCycleCLI(LightningCLI):
         # Not in `add_arguments_to_parser`: users override it.
         super().add_default_arguments_to_parser(parser)
         parser.add_lightning_class_args(OneCycleSettings, "one_cycle")
+        parser.link_arguments = partial(self._link_arguments, parser.link_arguments)  # type: ignore[method-assign]
+
+    def _link_arguments(
+        self,
+        link: Callable[..., None],
+        source: str | tuple[str, ...],
+        target: str,
+        compute_fn: Callable[..., Any] | None = None,
+        apply_on: str = "parse",
+    ) -> None:
+        """Link arguments, and remember what sets the target, as a config may not set it."""
+        link(source, target, compute_fn, apply_on)
+        one = source if isinstance(source, str) else source[0] if len(source) == 1 else None
+        is_plain = one is not None and compute_fn is None
+        self._sources[target.replace(".init_args.", ".")] = str(one).replace(".init_args.", ".") if is_plain else None
 
     @override
     def setup_parser(
@@ -133,8 +159,14 @@ class OneCycleCLI(LightningCLI):
 
     def tune(self, **arguments: Any) -> None:
         """Run the subcommand: tune, save the config next to the result, and print how to train with it."""
-        self.tune_result = self.trainer.tune(**arguments)  # type: ignore[attr-defined]  # the constructor checks it
-        directory = self.tune_result.directory
+        self.trainer.config_keys = self._sources  # type: ignore[attr-defined]
+        result: TuneResult = self.trainer.tune(**arguments)  # type: ignore[attr-defined]  # the constructor checks it
+        self.tune_result, directory = result, result.directory
+        if result.batch_size is not None and result.batch_size_key is None:
+            rank_zero_warn(
+                f"The found batch size {result.batch_size} is not in tuned.yaml, as a function or several arguments"
+                " make it: set those so that they make this number."
+            )
         if directory is None:  # on processes other than rank zero, or if nothing could be written
             return
         if self.save_config_callback is not None:

@@ -1,5 +1,6 @@
 """`configure_one_cycle`: return an optimizer and its one-cycle schedule in the format of ``configure_optimizers``."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -66,7 +67,7 @@ def configure_one_cycle(
     expect_module(module, wanted)
     follows_run = total_steps is None
     if total_steps is None:
-        total_steps = _trainer_steps(module)
+        total_steps = _steps_of(_trainer_of(module), "configure_one_cycle")
     settings = settings_of(module).policy_arguments
     # Alone, it may lie below the smallest momentum of the cycle, which then is lowered.
     max_momentum = settings.pop("max_momentum", None) if "base_momentum" not in settings else None
@@ -74,20 +75,47 @@ def configure_one_cycle(
     scheduler = OneCycleScheduler(optimizer, max_lr, total_steps, only_real_steps=True, **requested)
     if follows_run:
         _follow(scheduler, module.trainer)
+    scheduler.takes_settings = True
     if max_momentum is not None:
         scheduler.set_max_momentum(max_momentum)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "frequency": 1}}
 
 
-def _trainer_steps(module: pl.LightningModule) -> int:
-    """Return the number of optimizer steps of the whole run that is about to train ``module``."""
-    way_out = "pass `total_steps=` to `configure_one_cycle`"
+def _trainer_of(module: pl.LightningModule) -> pl.Trainer:
     try:
-        trainer = module.trainer
+        return module.trainer
     except RuntimeError as error:
         raise MisconfigurationException(
-            f"The one-cycle schedule takes its length from the Trainer, but the module has none yet: {way_out}."
+            "The one-cycle schedule takes its length from the Trainer, but the module has none yet: pass"
+            " `total_steps=` to `configure_one_cycle`."
         ) from error
+
+
+def _follow_fit(scheduler: OneCycleScheduler) -> int:
+    """Let a scheduler follow the run of the fit that builds it, and return the steps of this run.
+
+    Lightning has no public way to ask for the current Trainer, and a scheduler is given nothing but its optimizer. But
+    a fit calls ``configure_optimizers``, so its Trainer is on the call stack, for each strategy and precision.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        first = frame.f_locals.get(frame.f_code.co_varnames[0]) if frame.f_code.co_argcount else None
+        if isinstance(first, pl.Trainer):
+            _follow(scheduler, first)
+            return _steps_of(first, "OneCycleScheduler")
+        frame = frame.f_back
+    raise MisconfigurationException(
+        "A OneCycleScheduler without `total_steps` takes its length from the run, but no fit of a Trainer builds it:"
+        " build it in `configure_optimizers`, or pass `total_steps=`."
+    )
+
+
+OneCycleScheduler.follow_run = _follow_fit
+
+
+def _steps_of(trainer: pl.Trainer, caller: str) -> int:
+    """Return the number of optimizer steps of the whole run that is about to begin."""
+    way_out = f"pass `total_steps=` to `{caller}`"
     steps = _steps_to_plan(trainer)
     if steps == math.inf or steps < 0:  # an endless run; Lightning's -1 stands for a loader without length
         raise MisconfigurationException(

@@ -6,19 +6,36 @@ search follows: search -> apply -> save -> log. Subclasses say what is tried and
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
-from pl_onecycle.curves import Choice, Refusal, Suggestion
-from pl_onecycle.module_attributes import set_attributes
+from pl_onecycle.curves import Refusal
+from pl_onecycle.module_attributes import restore_values, values_at
 from pl_onecycle.report import Report, Saved, save
 from pl_onecycle.run_optimizer import RunOptimizer
+from pl_onecycle.sentences import short
 
-Found = TypeVar("Found", Suggestion, Choice)
+
+class Answer(Protocol):
+    """What a search finds."""
+
+    @property
+    def value(self) -> float:
+        """The value to train with."""
+
+    @property
+    def reason(self) -> str:
+        """Half a sentence for people."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and strings, as saved in checkpoints."""
+
+
+Found = TypeVar("Found", bound=Answer)
 
 
 class Finder(pl.Callback, Generic[Found], ABC):
@@ -46,7 +63,6 @@ class Finder(pl.Callback, Generic[Found], ABC):
     result_name: ClassVar[str]  # of the value in a `TuneResult`
     rank: ClassVar[int]
     settings: ClassVar[tuple[str, ...]]  # names of the arguments that a report lists
-    module_names: ClassVar[tuple[str, ...]] = ()  # of the module's attributes and hparams that follow the value
 
     def __init__(self, *, optimizer: int, milestones: Sequence[int], apply: bool, report: bool) -> None:
         optimizer, milestones, apply, report = map(plain, (optimizer, milestones, apply, report))
@@ -67,6 +83,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
+        self._attributes: dict[str, float] = {}  # of the module, as the result has set them
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
     @property
@@ -124,6 +141,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Drop the result of the last search."""
         self._forget()
         self.answer = self.before = self._search_epoch = None
+        self._attributes = {}
 
     # ---------------------------------------------------------------------------------------- the find line
     def check(self, trainer: pl.Trainer) -> None:
@@ -134,6 +152,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Search, apply, save if asked to, and log within ``fit``, regardless of earlier results."""
         run = RunOptimizer(trainer, self.optimizer, calls_users_code=self.apply)
         self._forget()
+        self._attributes = {}
         self.before = self._value_before(run)
         self.answer = self._search(run)
         outcome, changed = self._apply_answer(run, self.before)
@@ -143,13 +162,22 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
         name, value = self.value_name, self.value
-        training = f"training continues with {self._label_in(run)} {before:.3g}"
+        training = f"training continues with {self._label_in(run)} {short(before)}"
         if value is None:
             return f"no suggestion, because {self.why}; {training}", []
         if not self.apply:
-            return f"suggests {name} {value:.3g} ({self.why}); not applied, {training}", []
+            return f"suggests {name} {short(value)} ({self.why}); not applied, {training}", []
+        changed = self._train_with(run, value)
+        return (
+            f"{self._label_in(run)} {short(before)} -> {short(value)} ({self.why}), set in {', '.join(changed)}",
+            changed,
+        )
+
+    def _train_with(self, run: RunOptimizer, value: float) -> list[str]:
+        """Write a value to optimizer, schedulers and module, and keep what the module then holds for a resumed run."""
         changed = self._use(run, value)
-        return f"{self._label_in(run)} {before:.3g} -> {value:.3g} ({self.why}), set in {', '.join(changed)}", changed
+        self._attributes = values_at(run.trainer.lightning_module, changed)
+        return changed
 
     def _label_in(self, run: RunOptimizer) -> str:
         """Return what the value is in the run, for the log."""
@@ -246,19 +274,19 @@ class Finder(pl.Callback, Generic[Found], ABC):
             return f"as training is already at step {trainer.global_step}"
         return None
 
-    def _set_attributes(self, module: pl.LightningModule, value: float) -> list[str]:
-        """Write the value of a resumed run to the module; return what changed."""
-        return set_attributes(module, self.module_names, value)
+    def _restore_attributes(self, trainer: pl.Trainer) -> list[str]:
+        """Write what the checkpoint of a resumed run says that the module held; return what changed."""
+        return restore_values(trainer.lightning_module, self._attributes)
 
     def _skip(self, trainer: pl.Trainer, reason: str) -> None:
         """Apply the result of an earlier search, if there is one, and log why the search is skipped."""
         module, value, changed = trainer.lightning_module, self.value, list[str]()
         if value is not None and self.apply:
             if self._is_resumed:  # optimizer and schedulers come from the checkpoint
-                changed = self._set_attributes(module, value) if len(trainer.optimizers) == 1 else []
+                changed = self._restore_attributes(trainer) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
-                changed = self._use(RunOptimizer(trainer, self.optimizer), value)
-            set_again = f"; its {self.value_name} {value:.3g} is set again in {', '.join(changed)}"
+                changed = self._train_with(RunOptimizer(trainer, self.optimizer), value)
+            set_again = f"; its {self.value_name} {short(value)} is set again in {', '.join(changed)}"
             reason += set_again if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")
 
@@ -269,11 +297,13 @@ class Finder(pl.Callback, Generic[Found], ABC):
             "suggestion": None if self.suggestion is None else self.suggestion.to_dict(),
             "refusal": self.answer.reason if isinstance(self.answer, Refusal) else None,
             "epoch": self._search_epoch,
+            "attributes": self._attributes,
         }
 
     def _load_answer(self, kind: type[Found], state: dict[str, Any]) -> None:
         """Restore what was found, of type ``kind``, and in which epoch."""
         found, self._search_epoch = state.get("suggestion"), state.get("epoch")
+        self._attributes = state.get("attributes", {})
         self.answer = None
         if found is not None:
             self.answer = kind(**found)

@@ -6,6 +6,7 @@ import re
 import textwrap
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
 from types import FunctionType
@@ -16,9 +17,7 @@ import torch
 from pl_onecycle.optimizer_groups import rescale
 from pl_onecycle.sentences import in_a_line
 
-# Attributes and hparams of a module that are set as well.
-LR_NAMES = ("lr", "learning_rate")
-WEIGHT_DECAY_NAMES = ("weight_decay", "wd")
+BATCH_NAMES = ("batch_size",)  # of a module and its data module
 # Other names of a learning rate, taken only where the module's own code reads them.
 _LR_LIKE = re.compile(r"^(?!.*(min|end|final|eta|decay|warm|stop|floor))((.*_)?lr|blr|(.*_)?learning_rate)$", re.I)
 
@@ -28,6 +27,24 @@ _LIBRARIES = ("builtins", "abc", "typing", "torch", "lightning", "pytorch_lightn
 _HARMLESS = ("configure_one_cycle", "super", "isinstance", "type", "len", "id")
 _READERS = ("items", "values", "keys", "copy", "get", "pop")  # methods that read a whole mapping
 _MISSING = object()
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What attributes and hparams of a module hold.
+
+    Attributes:
+        names: Their names.
+        like: Pattern of other names, taken only where the module's own code reads them.
+    """
+
+    names: tuple[str, ...]
+    like: re.Pattern[str] | None = None
+
+
+LR_NAMES = ("lr", "learning_rate")
+LEARNING_RATE = Quantity(LR_NAMES, _LR_LIKE)
+WEIGHT_DECAY = Quantity(("weight_decay", "wd"))
 
 
 @dataclass(frozen=True)
@@ -68,8 +85,28 @@ def set_attributes(holder: Any, names: Sequence[str], value: float) -> list[str]
     return _written({place: value for place in values}) + refused
 
 
-def scale_attributes(module: torch.nn.Module, attr_name: str, old_peak: float, new_peak: float) -> list[str]:
-    """Scale the learning rates that a module and its hparams hold by ``new_peak / old_peak``.
+def number_of(holder: Any, names: Sequence[str]) -> float | None:
+    """Return the number that a module or its hparams hold by one of ``names``, or None."""
+    values, _ = _held(reversed(_named(holder, names)))  # an attribute comes before the hparam
+    return next((value for value in values.values() if value is not None), None)
+
+
+@contextmanager
+def attributes_kept(holders: Iterable[Any], names: Sequence[str]) -> Iterator[None]:
+    """Restore afterwards what modules and their hparams hold by ``names``."""
+    kept = [place for holder in holders for place in _held(_named(holder, names))[0].items()]
+    try:
+        yield
+    finally:
+        for place, value in kept:
+            if place.read() is not value:
+                place.write(value)
+
+
+def scale_attributes(
+    module: torch.nn.Module, attr_name: str, old_peak: float, new_peak: float, quantity: Quantity = LEARNING_RATE
+) -> list[str]:
+    """Scale the learning rates or weight decays that a module and its hparams hold by ``new_peak / old_peak``.
 
     An attribute that equals ``old_peak``, or is None, becomes exactly ``new_peak``. If an earlier call has changed an
     attribute and the optimizer was created again with the same peak as before it, the optimizer does not follow the
@@ -80,8 +117,9 @@ def scale_attributes(module: torch.nn.Module, attr_name: str, old_peak: float, n
         attr_name: Where the learning rate is, with dots, e.g. ``"hparams.optim.lr"`` or ``"optim.lr"``; an empty string
             for ``lr`` and ``learning_rate``, and for what the module's code reads by a similar name. Those that its
             code does not read are left alone.
-        old_peak: Peak of the optimizer before.
-        new_peak: Its peak from now on.
+        old_peak: Peak, or largest weight decay, of the optimizer before.
+        new_peak: That from now on.
+        quantity: What to scale.
 
     Returns:
         What was changed, and what refuses to be written.
@@ -93,7 +131,7 @@ def scale_attributes(module: torch.nn.Module, attr_name: str, old_peak: float, n
         >>> scale_attributes(net, "lr", old_peak=0.25, new_peak=0.5), net.lr
         (['module.lr'], 1.0)
     """
-    values, refused = _held(_places(module, attr_name))
+    values, refused = _held(_places(module, attr_name, quantity))
     history = _HISTORY.setdefault(module, {})
     targets, begun = {}, {}
     for place, value in values.items():
@@ -111,7 +149,7 @@ def scale_attributes(module: torch.nn.Module, attr_name: str, old_peak: float, n
 
 def holds_rate(module: torch.nn.Module, attr_name: str) -> bool:
     """Return whether ``attr_name`` leads to a number or None in the module or its hparams."""
-    values, refused = _held(_places(module, attr_name))
+    values, refused = _held(_places(module, attr_name, LEARNING_RATE))
     return bool(values or refused)
 
 
@@ -148,15 +186,15 @@ def _at(module: torch.nn.Module, label: str) -> _Place:
     return _Place(module, tuple(label.removeprefix("module.").split(".")))
 
 
-def _places(module: torch.nn.Module, attr_name: str) -> list[_Place]:
-    """Return the places that may hold the learning rate."""
+def _places(module: torch.nn.Module, attr_name: str, quantity: Quantity) -> list[_Place]:
+    """Return the places that may hold a quantity."""
     if attr_name:
         path = tuple(attr_name.split("."))
         paths = [path] if path[0] == "hparams" else [("hparams", *path), path]
         return [_Place(module, it) for it in paths]
     reads = _reads(module)
-    named = [place for place in _named(module, LR_NAMES) if _may_be_read(place.path, reads)]
-    others = sorted(path for path in reads if path and _LR_LIKE.match(path[-1]))
+    named = [place for place in _named(module, quantity.names) if _may_be_read(place.path, reads)]
+    others = sorted(path for path in reads if path and quantity.like is not None and quantity.like.match(path[-1]))
     return list(dict.fromkeys([*named, *(_Place(module, path) for path in others)]))
 
 

@@ -93,6 +93,13 @@ def play(
     return peak
 
 
+def has_begun(optimizer: Optimizer, schedulers: Sequence[Any]) -> bool:
+    """Return whether any of the schedulers has been stepped; where they do not say, whether the optimizer has state."""
+    all_parts = [part for scheduler in schedulers for part in parts(scheduler)]
+    steps = [part.last_epoch for part in all_parts if isinstance(getattr(part, "last_epoch", None), int)]
+    return max(steps) > 0 if steps else bool(optimizer.state)
+
+
 def past_peak(schedulers: Sequence[Any], copies: Copies) -> float | None:
     """Return the largest lr so far if the schedule is a LambdaLR, whose factors are not kept; else None.
 

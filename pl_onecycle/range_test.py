@@ -26,7 +26,6 @@ from pl_onecycle.curves import (
     verified,
 )
 from pl_onecycle.finder import Finder
-from pl_onecycle.module_attributes import LR_NAMES, restore_values, values_at
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
 from pl_onecycle.report import Advance, Report, SweepPicture, curve_table, draw_range_test, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -135,7 +134,6 @@ class LRRangeTest(Finder[Suggestion]):
         *("monitor_mode", "val_batches", "val_every", "verify", "verify_steps", "optimizer", "milestones"),
         *("attr_name", "apply"),
     )
-    module_names = LR_NAMES
     curve: LossCurve | None
     coarse: list[LossCurve]
     cycles: dict[float, LossCurve]
@@ -212,7 +210,6 @@ class LRRangeTest(Finder[Suggestion]):
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": [[lr, curve.to_dict()] for lr, curve in self.cycles.items()],
             "steps": self.steps,
-            "attributes": self._attributes,
         }
 
     @override
@@ -222,14 +219,12 @@ class LRRangeTest(Finder[Suggestion]):
         self.coarse = [LossCurve(**curve) for curve in state_dict.get("coarse", ())]
         self.cycles = {lr: LossCurve(**curve) for lr, curve in state_dict.get("cycles", ())}
         self.steps = state_dict.get("steps", 0)
-        self._attributes = state_dict.get("attributes", {})
         self._load_answer(Suggestion, state_dict)
 
     @override
     def _forget(self) -> None:
         self.curve, self.coarse, self.cycles = None, [], {}
         self.steps = self._sweep_steps = 0
-        self._attributes = dict[str, float]()  # of the module, as the result has set them
 
     # ----------------------------------------------------------------------------------------- search
     @override
@@ -332,13 +327,7 @@ class LRRangeTest(Finder[Suggestion]):
 
     @override
     def _use(self, run: RunOptimizer, value: float) -> list[str]:
-        changed = run.use_max_lr(value, self.attr_name)
-        self._attributes = values_at(run.trainer.lightning_module, changed)
-        return changed
-
-    @override
-    def _set_attributes(self, module: pl.LightningModule, value: float) -> list[str]:
-        return restore_values(module, self._attributes)
+        return run.use_max_lr(value, self.attr_name)
 
     @override
     def _label_in(self, run: RunOptimizer) -> str:

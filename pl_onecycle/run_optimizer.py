@@ -13,8 +13,9 @@ from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, 
 from pl_onecycle.copies import Copies
 from pl_onecycle.module_attributes import holds_rate
 from pl_onecycle.optimizer_groups import check_lrs
-from pl_onecycle.played_schedule import CannotPlay, Moment, parts, past_peak, play, users_code
+from pl_onecycle.played_schedule import CannotPlay, Moment, has_begun, parts, past_peak, play, users_code
 from pl_onecycle.policy import OneCyclePolicy
+from pl_onecycle.run_length import accumulation_in, batches_done, steps_left
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.sentences import counted
 
@@ -107,6 +108,9 @@ class RunOptimizer:
         for floor in floors_above(lr, self.schedulers):
             rank_zero_warn(f"The floor {floor} is above the found max_lr {lr:.3g}: lower it, or the lr rises to it.")
         after = self._peak
+        plateaus = [type(it.scheduler).__name__ for it in self._configs if it.reduce_on_plateau]
+        if plateaus and len(self._configs) > len(plateaus):  # alone, it begins with the peak
+            changed.append(f"unless {plateaus[0]} lowers it before its peak, which only the metrics of the run show")
         if after.doubt:
             changed.append(f"as the base of the schedule only, because {after.doubt} and its peak is not known")
         elif f"{after.rest:.3g}" != f"{lr:.3g}":
@@ -159,7 +163,8 @@ class RunOptimizer:
         copies.use(self.trainer, then)
         try:
             rest = play(self.optimizer, schedulers, self._moments(), copies, partial(_step, then, hook, copies))
-            past = past_peak(schedulers, copies) if self.trainer.global_step else rest
+            is_begun = self.trainer.global_step > 0 and has_begun(self.optimizer, schedulers)
+            past = past_peak(schedulers, copies) if is_begun else rest
         except CannotPlay as error:
             return _Peak(said, said, f"{name or type(schedulers[0]).__name__} {error}")
         whole = max(rest, said if past is None else past)
@@ -176,16 +181,15 @@ class RunOptimizer:
     @property
     def _steps_of_run(self) -> int:
         """Optimizer steps of the whole run; 0 where it is endless."""
-        steps = self.trainer.estimated_stepping_batches  # loads the data
-        return int(steps) if 1 <= steps < math.inf else 0
+        if self.trainer.estimated_stepping_batches == math.inf:  # loads the data
+            return 0
+        return self.trainer.global_step + int(steps_left(self.trainer, batches_done(self.trainer)))
 
     def _moments(self) -> Iterator[Moment]:
         """Yield when Lightning steps the schedulers, up to the last optimizer step of the run."""
         trainer, configs, total = self.trainer, self._configs, self._steps_of_run
         epoch, step, batches = trainer.current_epoch, trainer.global_step, trainer.num_training_batches
-        accumulated = trainer.accumulate_grad_batches
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        batch = done if done < batches else 0
+        batch, accumulated = batches_done(trainer), accumulation_in(trainer, epoch)
         can_step = [not it.reduce_on_plateau for it in configs]  # a metric steps the others
         by_step = [k for k, it in enumerate(configs) if can_step[k] and it.interval == "step"]
         by_epoch = [k for k, it in enumerate(configs) if can_step[k] and it.interval == "epoch"]
@@ -200,6 +204,7 @@ class RunOptimizer:
             if due and step < total:
                 yield Moment(epoch, step, tuple(due))
             epoch, batch = (epoch + 1, 0) if is_last else (epoch, batch + 1)
+            accumulated = accumulation_in(trainer, epoch)
 
     @property
     def _module(self) -> pl.LightningModule | None:

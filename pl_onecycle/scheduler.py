@@ -4,16 +4,16 @@ The only module that writes the learning rates and momenta of a policy in a real
 """
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from typing_extensions import Unpack, override
 
-from pl_onecycle.checks import expect, expect_bool, expect_number
+from pl_onecycle.checks import expect, expect_bool, expect_number, plain
 from pl_onecycle.optimizer_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
 from pl_onecycle.policy import Clock, OneCyclePolicy, PolicyArguments, Preset, from_preset
 from pl_onecycle.real_step import after_real_step
@@ -32,7 +32,9 @@ class OneCycleScheduler(LRScheduler):
         optimizer: The optimizer; every group needs an ``lr``.
         max_lr: Peak learning rate, > 0: a number for the group with the largest lr, the others keep their ratio to
             it; a sequence with one number for each group; or None for each group's own lr.
-        total_steps: Optimizer steps of the whole run, >= 1.
+        total_steps: Optimizer steps of the whole run, >= 1. None, for a scheduler that is built within a Trainer's fit,
+            as ``configure_optimizers`` does: the schedule takes its length from the run and follows it, is stepped
+            after every optimizer step whatever interval its config says, and counts real steps only.
         preset: Schedule whose defaults are used, see `from_preset`.
         last_epoch: The step to start from, minus one; -1 starts at step 0.
         only_real_steps: True ignores a call of `step` if the optimizer has not really stepped since the previous call,
@@ -42,6 +44,7 @@ class OneCycleScheduler(LRScheduler):
     Raises:
         TypeError: An argument is of the wrong type.
         ValueError: An argument lies outside its range, or a group has no ``lr``.
+        MisconfigurationException: ``total_steps`` is None, and no fit builds the scheduler or its length is not known.
 
     Example:
         >>> import torch
@@ -63,11 +66,15 @@ class OneCycleScheduler(LRScheduler):
         keeps the ratios of the groups; momentum 0 stays 0.
     """
 
+    # Lets a scheduler that is given no length follow the run that builds it, and returns the steps of that run;
+    # `configure` sets it, as this room knows no Trainer.
+    follow_run: ClassVar[Callable[["OneCycleScheduler"], int]]
+
     def __init__(
         self,
         optimizer: Optimizer,
-        max_lr: float | Sequence[float] | None,
-        total_steps: int,
+        max_lr: float | Sequence[float] | None = None,
+        total_steps: int | None = None,
         *,
         preset: Preset = "smith",
         last_epoch: int = -1,
@@ -76,12 +83,14 @@ class OneCycleScheduler(LRScheduler):
     ) -> None:
         check_lrs(optimizer)
         expect_bool("only_real_steps", only_real_steps)
-        self.only_real_steps = only_real_steps
+        self.only_real_steps = only_real_steps or total_steps is None
         self.follows_run = False
+        self.takes_settings = False
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
         self._clock = Clock()
-        self._use_policy(from_preset(preset, max(max_lrs), total_steps, **arguments))
+        total_steps = self.follow_run() if total_steps is None else plain(total_steps)
+        self._use_policy(from_preset(preset, max(max_lrs), total_steps, **plain(arguments)))
         self._beyond = self.policy.total_steps - total_steps
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
@@ -218,8 +227,9 @@ class OneCycleScheduler(LRScheduler):
     def replan(self, run_steps: int) -> bool:
         """Plan what is left of the cycle for a run of ``run_steps``, without a jump in learning rate or momentum.
 
-        What is left of it is stretched evenly over the steps that are left or, if it had ended, a new cycle rises from
-        the last learning rate to the same peak.
+        What is left of it is stretched evenly over the steps that are left. If it had ended, a new cycle rises from the
+        last learning rate to the same peak; if it has not begun, it is planned as a new one, unless it
+        decays exponentially.
 
         Args:
             run_steps: Optimizer steps of the whole run.
@@ -244,8 +254,12 @@ class OneCycleScheduler(LRScheduler):
             )
             self._clock = Clock.started(at=step)
             self._use_policy(again)
+        elif step == 0 and self.policy.decay is None:  # a decay is one for each step
+            self._clock = Clock()
+            self._use_policy(replace(self.policy, total_steps=total_steps))
         else:
-            joints = [phase.start for phase in self.policy.phases] + [self.policy.total_steps - 1]
+            end = self.policy.total_steps - 1
+            joints = [*(phase.start for phase in self.policy.phases), end - self._beyond, end]
             self._clock = self._clock.stretched(step, joints, last)
         return True
 
@@ -312,6 +326,7 @@ def _add_to_cycle(group: dict[str, Any], max_lr: float) -> None:
 
 def _per_group(max_lr: float | Sequence[float], reference: Sequence[float]) -> list[float]:
     """Return one peak for each group: a number scales ``reference``, a sequence is used as it is."""
+    max_lr = plain(max_lr)
     if not isinstance(max_lr, Sequence):
         expect_number("max_lr", max_lr, above=0)
         return [rescale(lr, max(reference), float(max_lr)) for lr in reference]

@@ -19,3 +19,13 @@ def in_a_line(error: Exception) -> str:
         ('ValueError: two', 'KeyError')
     """
     return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+
+
+def short(value: float) -> str:
+    """Return a number as people read it: three digits of one that may have a fraction, all digits of an integer.
+
+    Example:
+        >>> short(0.0123456), short(4096)
+        ('0.0123', '4096')
+    """
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -31,6 +31,7 @@ class OneCycleSettings(pl.Callback):
         preset: Schedule whose defaults are used: ``"smith"``, ``"torch"``, ``"torch_three_phase"``, ``"fastai"`` or
             ``"exp_decay"``.
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
+        attr_name: Name of the module's learning rate, with dots, that is scaled as the peak is, see `LRRangeTest`.
         tuned_for: Class name of the model that the values were found for; fitting a model of another class is an error.
         arguments: Arguments of the schedule, see `PolicyArguments`. ``max_momentum`` also reaches an optimizer whose
             schedule is another one, or that has none.
@@ -54,6 +55,7 @@ class OneCycleSettings(pl.Callback):
         preset: Preset | None = None,
         *,
         optimizer: int = 0,
+        attr_name: str = "",
         tuned_for: str | None = None,
         **arguments: Unpack[PolicyArguments],
     ) -> None:
@@ -62,6 +64,7 @@ class OneCycleSettings(pl.Callback):
         if weight_decay is not None:
             expect_number("weight_decay", weight_decay, minimum=0)
         expect_integer("optimizer", optimizer, minimum=0)
+        expect(isinstance(attr_name, str), "attr_name", "the name of an attribute", attr_name, TypeError)
         is_name = tuned_for is None or isinstance(tuned_for, str)
         expect(is_name, "tuned_for", "the name of a class", tuned_for, TypeError)
         for name in arguments.keys() - PolicyArguments.__annotations__.keys():
@@ -72,6 +75,7 @@ class OneCycleSettings(pl.Callback):
         for name in PolicyArguments.__annotations__:
             setattr(self, name, arguments.get(name))
         self.optimizer = optimizer
+        self.attr_name = attr_name
         self.tuned_for = tuned_for
         # Checks each argument against defaults that leave it room, because the module may set others.
         own = preset or ("exp_decay" if {*self.policy_arguments} & {*_OF_EXP_DECAY} else "smith")
@@ -97,7 +101,7 @@ class OneCycleSettings(pl.Callback):
         self._check_optimizer(run)
         parts = []
         if self.max_lr is not None:
-            parts.append(f"max_lr {self.max_lr:.3g} in {', '.join(run.use_max_lr(self.max_lr))}")
+            parts.append(f"max_lr {self.max_lr:.3g} in {', '.join(run.use_max_lr(self.max_lr, self.attr_name))}")
             if not run.schedulers:
                 parts.append("the optimizer has no schedule, so its lr stays at this value")
         if self.weight_decay is not None:
@@ -112,10 +116,12 @@ class OneCycleSettings(pl.Callback):
 
     def _check_optimizer(self, run: RunOptimizer) -> None:
         """Raise MisconfigurationException before any value is used, if one of them cannot be."""
+        run.check_attribute(self.attr_name)
         if self.weight_decay is not None:
             weight_decay_of(run.optimizer, MisconfigurationException)
         without_schedule = {"max_momentum"} if any(map(has_momentum, run.optimizer.param_groups)) else set()
-        if {*self.policy_arguments} - without_schedule and run.one_cycle is None:
+        takes_settings = run.one_cycle is not None and run.one_cycle.takes_settings
+        if {*self.policy_arguments} - without_schedule and not takes_settings:
             raise MisconfigurationException(
                 f"The one-cycle settings {sorted(self.policy_arguments)} have no schedule to change:"
                 f" `{type(run.trainer.lightning_module).__name__}.configure_optimizers` does not use"

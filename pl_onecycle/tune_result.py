@@ -10,11 +10,9 @@ from rich.table import Table
 
 from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
-from pl_onecycle.module_attributes import set_attributes
+from pl_onecycle.module_attributes import BATCH_NAMES, set_attributes
+from pl_onecycle.sentences import short
 from pl_onecycle.settings_callback import OneCycleSettings, check_model
-
-# Names of the attribute and hparam of a model or a data module.
-BATCH_NAMES = ("batch_size",)
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,10 @@ class TuneResult:
         on_data: Whether the batch size belongs to the data module instead of the model.
         optimizer: Index of the tuned optimizer, in the order of ``configure_optimizers``.
         max_momentum: Largest momentum of the cycle; None if none was found.
+        attr_name: Name of the model's learning rate, with dots, that is scaled as the peak is; an empty string for
+            those that its code uses.
+        batch_size_key: Key of a config that sets the batch size, with dots; an empty string for ``data.batch_size`` or
+            ``model.batch_size``, None if no key does.
     """
 
     max_lr: float | None
@@ -44,13 +46,15 @@ class TuneResult:
     on_data: bool = False
     optimizer: int = 0
     max_momentum: float | None = None
+    attr_name: str = ""
+    batch_size_key: str | None = ""
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Make every later fit of ``model`` train with the values found; nothing is trained here.
 
         The learning rate becomes the peak of the fit's schedule, whatever its kind, as with `LRRangeTest`.
-        ``batch_size`` of the model and its ``hparams`` is set here, if it exists; ``lr``, ``learning_rate``,
-        ``weight_decay`` and ``wd`` are set when a fit begins.
+        ``batch_size`` of the model and its ``hparams`` is set here, if it exists; its learning rate and weight decay
+        are set when a fit begins.
 
         Args:
             model: The tuned model, or another instance of its class.
@@ -72,17 +76,21 @@ class TuneResult:
             taken = [set_attributes(holder, BATCH_NAMES, self.batch_size) for holder in (model, datamodule)]
             is_set = any(not label.startswith("not in ") for labels in taken for label in labels)
             expect(is_set, "datamodule", "one with a `batch_size`, as the tuned one", datamodule)
-        settings = OneCycleSettings(**self._values, optimizer=self.optimizer, tuned_for=self.tuned_for)
+        settings = OneCycleSettings(**self._values, **self._places, tuned_for=self.tuned_for)
         users = model.on_fit_start
         own = users.users if isinstance(users, _Applied) else users
         model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
         """Return the values as a config for `OneCycleCLI`, the content of ``tuned.yaml``."""
-        values = self._values | ({"optimizer": self.optimizer} if self.optimizer else {})
-        config: dict[str, Any] = {"one_cycle": {**values, "tuned_for": self.tuned_for}}
-        if self.batch_size is not None:
-            config["data" if self.on_data else "model"] = {"batch_size": self.batch_size}
+        config: dict[str, Any] = {"one_cycle": {**self._values, **self._places, "tuned_for": self.tuned_for}}
+        if self.batch_size is not None and self.batch_size_key is not None:
+            key = self.batch_size_key or f"{'data' if self.on_data else 'model'}.batch_size"
+            *sections, name = key.split(".")
+            place = config
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[name] = self.batch_size
         return config
 
     @property
@@ -91,6 +99,12 @@ class TuneResult:
         found = {"max_lr": self.max_lr, "weight_decay": self.weight_decay, "max_momentum": self.max_momentum}
         return {name: value for name, value in found.items() if value is not None}
 
+    @property
+    def _places(self) -> dict[str, Any]:
+        """Where the values belong, other than to the defaults of `OneCycleSettings`."""
+        places = {"optimizer": self.optimizer, "attr_name": self.attr_name}
+        return {name: place for name, place in places.items() if place}
+
     def __rich__(self) -> Table:
         where = None if self.directory is None else f"{self.directory}/tuned.yaml"
         table = Table(title=f"Tuned {self.tuned_for}", caption=where, caption_justify="left")
@@ -98,7 +112,7 @@ class TuneResult:
             table.add_column(heading)
         for name, reason in self.reasons.items():
             before, found = self.before.get(name), getattr(self, name)
-            cells = (_short(value) for value in (before, found))
+            cells = ("-" if value is None else short(value) for value in (before, found))
             table.add_row(name, *cells, reason)
         return table
 
@@ -117,12 +131,6 @@ class _Applied:
     def __call__(self) -> None:
         self.users()
         self.settings.on_fit_start(self.model.trainer, self.model)
-
-
-def _short(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def plain(model: Any) -> Any:

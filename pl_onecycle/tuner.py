@@ -3,31 +3,40 @@
 Lightning 2 removed ``Trainer.tune``; this one uses the callbacks that find the same values within a fit.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import rich
 import yaml
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, Tuner, expect_module, expect_trainer, pl
+from pl_onecycle._lightning import MisconfigurationException, expect_module, expect_trainer, pl
+from pl_onecycle.batch_size_test import BatchSizeTest
 from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
-from pl_onecycle.module_attributes import set_attributes
+from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_of, set_attributes
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
 from pl_onecycle.report import Report, SweepPicture, claim_directories, curve_table, curves_table, draw_tuning, save
+from pl_onecycle.sentences import short
 from pl_onecycle.trial import rehearsed
-from pl_onecycle.tune_result import BATCH_NAMES, TuneResult, plain
+from pl_onecycle.tune_result import TuneResult, plain
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 
 class Tunes:
-    """The method `tune`, for whatever has a Trainer."""
+    """The method `tune`, for whatever has a Trainer.
+
+    Attributes:
+        config_keys: Keys of a config that are to be written instead of others, which links of a command line set; None
+            for a key that no single other one sets.
+    """
+
+    config_keys: Mapping[str, str | None] = MappingProxyType({})
 
     @property
     def _trainer_to_use(self) -> pl.Trainer:
@@ -67,7 +76,8 @@ class Tunes:
                 none; False for no test.
             weight_decay_probe: The probe to run; True for the one among the Trainer's callbacks, or a default one if
                 there is none; False for no probe.
-            batch_size: True first finds the largest batch size that fits, with Lightning's ``BatchSizeFinder``.
+            batch_size: True first finds the largest batch size that fits, as `BatchSizeTest` does, in a fit of its own:
+                the others search in one that begins with this size. A `BatchSizeTest` of the Trainer runs in fits only.
             max_batch_size: The largest batch size to try.
             again: True runs the range test a second time, with the chosen weight decay.
 
@@ -91,11 +101,11 @@ class Tunes:
             raise ValueError("There is nothing to tune: range test, probe and batch size are all disabled.")
         if fit.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             raise MisconfigurationException("With `fast_dev_run` there is nothing to tune: it trains too few steps.")
-        size = fit.largest_batch(max_batch_size) if batch_size else None
-        if queue.finders:
-            fit.run(queue, size)
-        result = _result(fit, size, max_batch_size, queue.results)
-        result = replace(result, directory=_save(fit.trainer, result, queue.results))
+        first = FinderQueue({"batch_size_test": BatchSizeTest(max_batch_size)} if batch_size else {}, again=False)
+        fit.run(first)
+        fit.run(queue, *[test.used for test in first.finders])
+        result = _result(fit, [*first.finders, *queue.results.values()], self.config_keys)
+        result = replace(result, directory=_save(fit.trainer, result, first.results | queue.results))
         if fit.trainer.is_global_zero:
             rich.print(result)
         return result
@@ -175,17 +185,20 @@ class _Fit:
         """The Trainer's callbacks that are no finders."""
         return _without_finders(self.trainer.callbacks)  # type: ignore[attr-defined]  # set by a connector
 
-    def run(self, queue: FinderQueue, batch_size: int | None) -> None:
-        """Run the finders.
+    def run(self, queue: FinderQueue, batch_size: float | None = None) -> None:
+        """Run the finders, if there are any, with the batch size if there is one.
 
         Raises:
             MisconfigurationException: The fit has no step.
         """
+        if not queue.finders:
+            return
         data, model = [self.train_dataloaders, self.val_dataloaders, self.datamodule], self.model
-        with rehearsed(self.trainer, model, data, [*self.others, _RunQueue(queue)]):
+        holders, callbacks = [model, self.datamodule], [*self.others, _RunQueue(queue)]
+        with attributes_kept(holders, BATCH_NAMES), rehearsed(self.trainer, model, data, callbacks):
             if batch_size is not None:
-                set_attributes(model, BATCH_NAMES, batch_size)
-                set_attributes(self.datamodule, BATCH_NAMES, batch_size)
+                for holder in holders:
+                    set_attributes(holder, BATCH_NAMES, batch_size)
             users = model.configure_callbacks
             model.configure_callbacks = lambda: _without_finders(users())  # type: ignore[method-assign]
             self.trainer.fit(self.to_fit, *data)
@@ -194,42 +207,18 @@ class _Fit:
                 "Nothing was tuned: the fit had no training step (no batches, or no epochs)."
             )
 
-    def largest_batch(self, largest: int) -> int:
-        """Let Lightning double the batch size until it does not fit or reaches the largest allowed."""
-        doublings, model = int(math.log2(largest)), self.model  # 2, 4, ...; every version of Lightning has this limit
-        with rehearsed(self.trainer, model, [self.datamodule], self.others):
-            # Lightning would require validation data even if there are none.
-            model.validation_step = partial(pl.LightningModule.validation_step, model)  # type: ignore[method-assign]
-            size = Tuner(self.trainer).scale_batch_size(model, datamodule=self.datamodule, max_trials=doublings)
-        assert size is not None  # without `fast_dev_run`
-        # Older versions double once more without trying it; all versions stop at the size of the data.
-        return 1 << int(math.log2(min(size, largest)))
-
-    @property
-    def batch_size_before(self) -> int:
-        """The batch size of data module or model."""
-        return next(size for size in map(_batch_size_of, (self.datamodule, self.model)) if size is not None)
-
 
 def _without_finders(callbacks: pl.Callback | Sequence[pl.Callback]) -> list[pl.Callback]:
     callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]  # type: ignore[list-item]
     return [callback for callback in callbacks if not isinstance(callback, Finder)]
 
 
-def _batch_size_of(holder: Any) -> int | None:
-    own = getattr(holder, "batch_size", None)
-    return getattr(holder, "hparams", {}).get("batch_size") if own is None else own
-
-
 # ------------------------------------------------------------------------------------------- the result
-def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[Any]]) -> TuneResult:
-    values: dict[str, float | None] = {"max_lr": None, "weight_decay": None, "max_momentum": None}
+def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str | None]) -> TuneResult:
+    values: dict[str, Any] = {"max_lr": None, "weight_decay": None, "batch_size": None, "max_momentum": None}
     before: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    if size is not None:
-        before["batch_size"] = fit.batch_size_before
-        reasons["batch_size"] = f"the largest power of 2 that fits, up to {largest}"
-    for finder in ran.values():  # a second range test comes last
+    for finder in ran:  # a second range test comes last
         name = finder.result_name
         if name in reasons and finder.suggestion is None:
             continue
@@ -237,23 +226,23 @@ def _result(fit: _Fit, size: int | None, largest: int, ran: Mapping[str, Finder[
         reasons[name] = _why(finder)
         if finder.before is not None:
             before.setdefault(name, finder.before)
+    on_data = number_of(fit.datamodule, BATCH_NAMES) is not None
     return TuneResult(
-        values["max_lr"],
-        values["weight_decay"],
-        max_momentum=values["max_momentum"],
-        batch_size=size,
+        **values,
         tuned_for=type(fit.model).__qualname__,
         before=before,
         reasons=reasons,
-        on_data=_batch_size_of(fit.datamodule) is not None,
-        optimizer=next((finder.optimizer for finder in ran.values()), 0),
+        on_data=on_data,
+        optimizer=ran[-1].optimizer,
+        attr_name=next((finder.attr_name for finder in ran if isinstance(finder, LRRangeTest)), ""),
+        batch_size_key=config_keys.get("data.batch_size" if on_data else "model.batch_size", ""),
     )
 
 
 def _why(finder: Finder[Any]) -> str:
     if finder.value is None or finder.apply:
         return finder.why
-    return f"not applied, only suggested: {finder.value:.3g} ({finder.why})"
+    return f"not applied, only suggested: {short(finder.value)} ({finder.why})"
 
 
 def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]]) -> str | None:
@@ -274,7 +263,7 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     report = Report(
         "Tuning",
         "tune",
-        facts=found | {name: finder.facts() for name, finder in (tests | probes).items()},
+        facts=found | {name: finder.facts() for name, finder in shown.items()},
         tables=tables,
         figures={"tune": partial(draw_tuning, _last_picture(tests), pictures)} if shown or not ran else {},
         texts={"tuned.yaml": text + yaml.safe_dump(result.config(), sort_keys=False)},

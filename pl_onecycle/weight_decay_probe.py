@@ -8,7 +8,6 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException
 from pl_onecycle.checks import expect_bool, expect_number, plain
-from pl_onecycle.module_attributes import WEIGHT_DECAY_NAMES
 from pl_onecycle.optimizer_groups import weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -29,7 +28,8 @@ class WeightDecayProbe(Probe):
 
     *Changes* (with ``apply``) the ``weight_decay`` of the optimizer's groups, coupled (SGD, Adam) or decoupled (AdamW):
     groups at 0 stay at 0 and the others keep their ratios; if all groups are at 0, all get the value. With one
-    optimizer also the module's ``weight_decay``, and that in ``hparams``, if they exist.
+    optimizer also the module's ``weight_decay`` or ``wd``, and those in ``hparams``, by the same factor, where the
+    module's code uses them.
 
     *Restores* everything else, as `LRRangeTest` does. Validation runs the module's ``validation_step`` and its hooks.
 
@@ -83,7 +83,6 @@ class WeightDecayProbe(Probe):
     curve_prefix = "wd"
     accepted_words = ("around",)
     settings = (*Probe.settings, "weight_decays")
-    module_names = WEIGHT_DECAY_NAMES
     defaults = (1e-3, 1e-4, 1e-5, 0.0)
 
     def __init__(

@@ -126,10 +126,16 @@ class Decayed(SmallNet):
         self.save_hyperparameters()
         self.weight_decay = weight_decay
 
+    def configure_optimizers(self) -> Any:
+        decays = (self.weight_decay, self.hparams["weight_decay"])
+        weights = [torch.nn.Parameter(torch.ones(1)) for _ in decays]
+        groups = [{"params": [it], "weight_decay": decay} for it, decay in zip(weights, decays, strict=True)]
+        return torch.optim.SGD(groups, lr=self.lr)
+
 
 @pytest.mark.parametrize("kind", [SGD, Adam, torch.optim.AdamW], ids=lambda kind: kind.__name__)
 def test_weight_decay_goes_to_the_decayed_groups_and_to_the_module(kind: Any) -> None:
-    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "weight_decay": decay} for decay in (1e-3, 1e-4, 0.0)]
+    groups = [{"params": [torch.nn.Parameter(torch.ones(1))], "weight_decay": decay} for decay in (1e-4, 1e-5, 0.0)]
     optimizer, net = kind(groups, lr=0.1), Decayed()
     assert apply_weight_decay(0.5, optimizer, net) == [
         "2 parameter groups",
@@ -148,11 +154,50 @@ def test_a_weight_decay_attribute_that_is_no_number_is_left_alone(held: Any) -> 
     assert net.weight_decay == net.hparams["weight_decay"] == held
 
 
-def test_a_decay_by_its_short_name_follows_too() -> None:
-    net = SmallNet()
-    net.wd = 1e-4  # type: ignore[assignment]
-    assert apply_weight_decay(0.5, sgd(OLD), net) == ["1 parameter group", "module.wd"]
-    assert net.wd == 0.5
+class Short(SmallNet):
+    wd: float | None = 1e-4
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=self.lr, weight_decay=self.wd or 0.0)
+
+
+@pytest.mark.parametrize("held", [1e-4, None, 0.0])
+def test_a_decay_by_its_short_name_follows_too(held: float | None) -> None:
+    net = Short()
+    net.wd = held
+    assert apply_weight_decay(0.5, net.configure_optimizers(), net) == ["1 parameter group", "module.wd"]
+    assert net.configure_optimizers().param_groups[0]["weight_decay"] == net.wd == 0.5
+
+
+class Doubled(Decayed):
+    """Its attribute is a base, of which a group decays by twice as much."""
+
+    def configure_optimizers(self) -> Any:
+        first, last = self.net[0].parameters(), self.net[2].parameters()
+        groups = [{"params": first}, {"params": last, "weight_decay": 2 * self.weight_decay}]
+        return SGD(groups, lr=self.lr, weight_decay=self.hparams["weight_decay"])
+
+
+def test_a_decay_that_is_a_base_is_scaled_as_the_largest_is() -> None:
+    net = Doubled()
+    optimizer = net.configure_optimizers()
+    assert apply_weight_decay(0.5, optimizer, net) == [
+        "2 parameter groups",
+        "hparams.weight_decay",
+        "module.weight_decay",
+    ]
+    assert (net.weight_decay, net.hparams["weight_decay"]) == (0.25, 0.25)
+    for groups in (optimizer.param_groups, net.configure_optimizers().param_groups):
+        assert [group["weight_decay"] for group in groups] == [0.25, 0.5]
+
+
+def test_a_decay_that_the_module_does_not_use_is_not_claimed() -> None:
+    class Unused(SmallNet):
+        weight_decay = 1e-4
+
+    net = Unused()
+    assert apply_weight_decay(0.5, sgd(OLD), net) == ["1 parameter group"]
+    assert net.weight_decay == 1e-4
 
 
 def test_without_a_module_weight_decay_goes_to_the_groups_alone() -> None:

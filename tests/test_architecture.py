@@ -59,10 +59,11 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
     ),
     "_lightning": ("Lightning", {"checks"}),
+    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
     "run_optimizer": (
         "Lightning",
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
-        | {"scheduler", "sentences"},
+        | {"run_length", "scheduler", "sentences"},
     ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
@@ -89,7 +90,12 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "curves", "policy", "run_optimizer", "sentences"}
         | {"trial/agreement", "trial/checkups", "trial/isolation", "trial/recorder"},
     ),
-    "trial": ("Lightning", {"trial/checkups", "trial/isolation", "trial/run"}),
+    "trial/attempt": (
+        "Lightning",
+        {"_lightning", "real_step", "sentences", "trial/agreement", "trial/isolation", "trial/memory", "trial/run"}
+        | {"trial/stand_ins"},
+    ),
+    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),
     "report/files": ("Lightning", {"_lightning", "checks", "curves"}),
     "report/loggers": ("Lightning", {"_lightning", "curves"}),
     "report/figures": ("pure", {"curves", "policy"}),
@@ -97,12 +103,19 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/report": ("Lightning", {"_lightning", "curves", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
-    "run_length": ("Lightning", {"_lightning", "scheduler"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
-    "finder": ("Lightning", {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer"}),
+    "finder": (
+        "Lightning",
+        {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer", "sentences"},
+    ),
+    "batch_size_test": (
+        "Lightning",
+        {"_lightning", "checks", "curves", "finder", "module_attributes", "report", "run_optimizer", "sentences"}
+        | {"trial"},
+    ),
     "range_test": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "module_attributes", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
     ),
     "probe": (
         "Lightning",
@@ -110,18 +123,18 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": (
         "Lightning",
-        {"_lightning", "checks", "module_attributes", "optimizer_groups", "probe", "run_optimizer"},
+        {"_lightning", "checks", "optimizer_groups", "probe", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
-    "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "settings_callback"}),
+    "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "sentences", "settings_callback"}),
     "finder_queue": (
         "Lightning",
         {"_lightning", "checks", "finder", "momentum_probe", "probe", "range_test", "weight_decay_probe"},
     ),
     "tuner": (
         "Lightning",
-        {"_lightning", "checks", "finder", "finder_queue", "module_attributes", "probe", "range_test", "report"}
-        | {"trial", "tune_result", "weight_decay_probe"},
+        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "probe"}
+        | {"range_test", "report", "sentences", "trial", "tune_result", "weight_decay_probe"},
     ),
     "cli": (
         "Lightning",
@@ -161,6 +174,7 @@ PRIVATE: dict[str, set[str]] = {
         "_forward_pre_hooks",  # of torch's modules
     },
     "trial/run": {"_data_fetcher"},
+    "trial/attempt": {"_combined_loader", "_data_fetcher"},
     "tune_result": {"_orig_mod"},  # of a module that torch has compiled
     "cli": {"_subcommand_method_arguments", "_subcommand_parsers"},
 }

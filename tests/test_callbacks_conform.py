@@ -26,12 +26,17 @@ OTHERS: dict[str, Any] = {"OneCycleSettings": {"pct_start": 0.25}}
 class Net(SmallNet):
     """One with all that a finder can search for."""
 
+    batch_size = 32
+
+    def train_dataloader(self) -> Any:
+        return data(64, self.batch_size, shuffle=True)
+
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, weight_decay=1e-4)
 
 
 def test_every_callback_is_held_to_this() -> None:
-    names = {"LRRangeTest", "MomentumProbe", "OneCycleSettings", "WeightDecayProbe"}
+    names = {"BatchSizeTest", "LRRangeTest", "MomentumProbe", "OneCycleSettings", "WeightDecayProbe"}
     assert names <= {kind.__name__ for kind in CALLBACKS}
     assert names - {"OneCycleSettings"} <= {kind.__name__ for kind in FINDERS}
 
@@ -55,7 +60,7 @@ def test_defaults_construct(kind: type[pl.Callback]) -> None:
 def test_copies_are_equal(kind: type[pl.Callback], travel: Any, ran: bool) -> None:
     callback = kind()
     if ran:
-        trainer([callback]).fit(Net(), data())
+        trainer([callback]).fit(Net())
     twin = travel(callback)
     assert arguments_of(twin) == arguments_of(callback)
     assert twin.state_dict() == callback.state_dict()
@@ -80,7 +85,7 @@ def test_two_fits_of_the_same_seed_find_the_same(kind: type[pl.Callback]) -> Non
     callback, states = kind(), []
     for _ in range(2):
         pl.seed_everything(0, verbose=False)
-        trainer([callback]).fit(Net(), data(shuffle=True))
+        trainer([callback]).fit(Net())
         states.append(callback.state_dict())
     assert states[0] == states[1]
 
@@ -89,7 +94,7 @@ def test_two_fits_of_the_same_seed_find_the_same(kind: type[pl.Callback]) -> Non
 def test_the_state_is_plain_and_makes_a_round_trip(kind: type[pl.Callback], tmp_path: Any) -> None:
     callback, other = kind(), kind()
     other.load_state_dict(callback.state_dict())  # before it ran
-    trainer([callback]).fit(Net(), data())
+    trainer([callback]).fit(Net())
     torch.save(callback.state_dict(), tmp_path / "state.pt")
     other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert other.state_dict() == callback.state_dict()

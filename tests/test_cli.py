@@ -49,6 +49,18 @@ class WithoutOptimizer(SmallNet):
     configure_optimizers = pl.LightningModule.configure_optimizers
 
 
+class Named(Net):
+    """Its optimizer trains with a third of what it holds, and reads that in a way that cannot be seen."""
+
+    def __init__(self, base: float = 0.03) -> None:
+        super().__init__()
+        self.optim = {"base": base}
+
+    def configure_optimizers(self) -> Any:
+        sgd = torch.optim.SGD(self.parameters(), lr=vars(self)["optim"]["base"] / 3, momentum=0.9, weight_decay=0.0)
+        return configure_one_cycle(self, sgd)
+
+
 class OtherNet(Net):
     """Another model."""
 
@@ -104,9 +116,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs a command line, for `Net` and `Data` unless other classes are given."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # pictures take longer than all the rest
 
-    def run(*words: str, classes: tuple[Any, ...] = (Net, Data), **arguments: Any) -> RecordingCLI:
+    def run(
+        *words: str, classes: tuple[Any, ...] = (Net, Data), kind: type[RecordingCLI] = RecordingCLI, **arguments: Any
+    ) -> RecordingCLI:
         monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        return RecordingCLI(*classes, seed_everything_default=0, **arguments)
+        return kind(*classes, seed_everything_default=0, **arguments)
 
     return run
 
@@ -152,6 +166,20 @@ def test_fit_trains_at_exactly_what_tune_has_written_for_classes_by_import_path(
     assert max(recorder.lrs) == result.max_lr
     assert set(recorder.decays) == {result.weight_decay}
     assert set(recorder.batch_sizes) == {16}
+
+
+def test_the_name_of_the_learning_rate_goes_from_the_test_to_the_fit(run: Run) -> None:
+    words = [*TRAINER, *SHORT, "--weight_decay_probe=false", "--lr_range_test.attr_name=optim.base"]
+    result, directory = found(run("tune", *words, classes=(Named, Data)))
+    assert read(directory / "tuned.yaml")["one_cycle"] == {
+        "max_lr": result.max_lr,
+        "attr_name": "optim.base",
+        "tuned_for": "Named",
+    }
+    cli = run("fit", *TRAINER, "-c", str(directory / "tuned.yaml"), classes=(Named, Data))
+    assert result.max_lr is not None
+    assert max(cli.recorder.lrs) == pytest.approx(result.max_lr)
+    assert cli.model.optim["base"] == pytest.approx(3 * result.max_lr)
 
 
 def test_tune_says_where_its_result_is_and_leaves_its_config_there_only(

@@ -100,3 +100,25 @@ def test_weight_decay_cifar10_compares_three_decays_and_draws(
         assert float(row[1]) == pytest.approx(np.mean(curve["loss"][-4:]), abs=5e-4)  # a fifth of 20 steps
         assert float(row[2]) == pytest.approx(np.mean(curve["val_loss"][-2:]), abs=5e-4)  # a fifth of 10 looks
     assert any(f"choice: {told['suggestion']['value']:g}," in line for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(r"ignore:register_new_resolver\(\) is deprecated")  # what Hydra calls of omegaconf
+@pytest.mark.filterwarnings("ignore:Implicit conversion:FutureWarning")
+def test_hydra_template_takes_the_length_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("hydra", reason="this example needs Hydra: pip install hydra-core")
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # as for a script
+    words = ["trainer.max_epochs=2", "+trainer.enable_progress_bar=false", f"logger.save_dir={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", ["hydra_template.py", *words])
+    runpy.run_path(str(EXAMPLES / "hydra_template.py"), run_name="__main__")
+    assert float(capsys.readouterr().out.split("Test accuracy: ")[1].split("%")[0]) > 50
+    (metrics,) = (tmp_path / "out").rglob("metrics.csv")
+    rows = list(csv.DictReader(metrics.read_text().splitlines()))
+    rates = [float(row["lr-SGD"]) for row in rows if row["lr-SGD"]]
+    (told,) = (tmp_path / "out").rglob("result.json")
+    peak = json.loads(told.read_text())["suggestion"]["lr"]
+    assert len(rates) == 2 * 45  # 1,437 images in batches of 32
+    assert max(rates) == pytest.approx(peak, rel=0.03)  # between two steps of the cycle
+    assert rates[-1] == pytest.approx(peak / 10 / 1e4)

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch import nn
 
-from pl_onecycle import LRRangeTest, configure_one_cycle
-from tests.fits import data
+from pl_onecycle import BatchSizeTest, LRRangeTest, configure_one_cycle
+from tests.fits import QUIET, data
 from tests.scenarios import Fit, Recording, Scenario, differences
 
 ACCELERATORS = [
@@ -88,6 +89,29 @@ def test_a_sweep_that_explodes_ends_and_is_undone(accelerator: str, tmp_path: Pa
     assert differences(expected, Fit(case, tmp_path / "with", test).run().outcome()) == []
     assert test.curve is not None
     assert test.curve.outcome == "diverged"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_memory_of_the_device_that_is_really_exhausted() -> None:
+    class Greedy(Net):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.empty(len(batch[0]) * (total // 50), dtype=torch.uint8, device=self.device)
+            return super().training_step(batch, batch_idx)
+
+    class Rows(pl.LightningDataModule):
+        batch_size = 8
+
+        def train_dataloader(self) -> Any:
+            return data(batch_size=self.batch_size)
+
+    test, datamodule = BatchSizeTest(report=False), Rows()
+    chosen: dict[str, Any] = {**QUIET, "accelerator": "gpu", "callbacks": [test]}
+    pl.Trainer(**chosen).fit(Greedy(), datamodule=datamodule)
+    assert test.value == datamodule.batch_size == 32
+    assert str(test.tries[64]).startswith("OutOfMemoryError: CUDA out of memory.")
+    assert torch.cuda.memory_reserved() < torch.cuda.get_device_properties(0).total_memory * 0.7
 
 
 @pytest.mark.gpu

@@ -352,6 +352,21 @@ def test_a_plateau_alone_peaks_where_it_begins() -> None:
     assert use.changed == ["2 parameter groups", "ReduceLROnPlateau", "module.lr"]
 
 
+def test_a_plateau_after_a_warm_up_may_end_it_early_and_the_log_says_so() -> None:
+    use = Uses()
+
+    def make(opt: Optimizer) -> list[dict[str, Any]]:
+        plateau = by_epoch(schedulers.ReduceLROnPlateau(opt, patience=99), monitor="train_loss")
+        return by_step(schedulers.LinearLR(opt, 0.1, total_iters=STEPS // 2)) + plateau
+
+    run = run_with(Scheduled(make), use)
+    assert max(run) == pytest.approx(0.5)
+    assert use.changed == [
+        *("2 parameter groups", "LinearLR", "ReduceLROnPlateau", "module.lr"),
+        "unless ReduceLROnPlateau lowers it before its peak, which only the metrics of the run show",
+    ]
+
+
 def test_probes_and_settings_know_the_peak_of_the_run(caplog: pytest.LogCaptureFixture) -> None:
     make, peak = KINDS["Noam"]
     with caplog.at_level(logging.INFO):

@@ -119,6 +119,7 @@ def early(monitor: str, **arguments: Any) -> pl.Callback:
         ),
         ("valid/nll", (early("valid/nll"),), None),
         ("ppl", (ModelCheckpoint(monitor="ppl"),), None),
+        ("val/dice_loss", (early("val/acc"), early("val/dice_loss")), None),
         ("mse", (), {"monitor": "mse", "mode": "min"}),
         ("my_loss", (), {"monitor": "my_loss"}),
         ("val/ce", (early("val/acc", mode="max"), early("train/nll"), ModelCheckpoint(monitor="val/ce")), None),
@@ -145,6 +146,9 @@ def test_the_validation_loss_is_recognized_by_its_name_or_by_what_the_run_minimi
         ("val/nll", (early("val/nll", mode="max"),), None, "val_loss"),
         ("val/nll", (), {"monitor": "val/nll", "mode": "max"}, "val_loss"),
         ("val/nll", (early("train/nll"),), None, "val_loss"),
+        ("val_acc", (early("val_acc"),), None, "val_loss"),  # the default mode
+        ("val/f1", (early("val/f1"),), None, "val_loss"),
+        ("Accuracy", (), {"monitor": "Accuracy", "mode": "min"}, "val_loss"),
         ("val/loss", (early("val/loss"),), None, "other"),  # asked for by name: no other takes its place
     ],
 )

@@ -348,7 +348,6 @@ def test_tensor_lr_is_the_peak_when_none_is_given() -> None:
         ("max_lr", "0.1", ValueError),
         ("total_steps", 0, ValueError),
         ("total_steps", 1.5, TypeError),
-        ("total_steps", None, TypeError),
         ("preset", "smyth", ValueError),
         ("pct_annihilation", 1.5, ValueError),
         ("div_factor", "ten", TypeError),

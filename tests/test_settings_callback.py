@@ -173,6 +173,10 @@ def test_the_modules_attributes_follow() -> None:
             super().__init__()
             self.weight_decay = 1e-3
 
+        def configure_optimizers(self) -> Any:
+            decay: Any = {"weight_decay": self.weight_decay}
+            return configure_one_cycle(self, torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9, **decay))
+
     model = Net()
     fit(model, OneCycleSettings(max_lr=0.2, weight_decay=0.1))
     assert (model.lr, model.weight_decay) == (0.2, 0.1)

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from pl_onecycle import OneCycleSettings, TuneResult, configure_one_cycle
 from tests.fits import LRs, SavesFirstEpoch, data, trainer
@@ -181,3 +182,32 @@ def test_a_value_that_was_not_found_is_a_dash_and_says_why() -> None:
 def test_the_config_has_what_was_found_and_nothing_else(result: TuneResult, config: dict[str, Any]) -> None:
     assert result.config() == config
     assert yaml.safe_load(yaml.safe_dump(result.config())) == config
+
+
+@pytest.mark.parametrize("name", ["optim.base", "hparams.optim.base"])
+def test_the_named_learning_rate_is_scaled_where_the_result_is_applied(name: str) -> None:
+    class Net(Cycled):
+        def __init__(self, optim: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+        def configure_optimizers(self) -> Any:
+            base = vars(self)["_hparams"]["optim"]["base"]
+            return configure_one_cycle(self, torch.optim.SGD(self.parameters(), lr=2 * base, momentum=0.9))
+
+    model, result = Net({"base": 0.01}), TuneResult(0.3, None, None, Net.__qualname__, attr_name=name)
+    assert result.config()["one_cycle"]["attr_name"] == name
+    result.apply(model)
+    for _ in range(2):
+        assert peak(model) == pytest.approx(0.3)
+        assert model.hparams["optim"]["base"] == pytest.approx(0.15)
+    assert model.lr == 0.01
+
+
+def test_a_name_that_the_model_does_not_have_is_an_error() -> None:
+    model = Cycled()
+    TuneResult(0.3, None, None, "Cycled", attr_name="optim.base").apply(model)
+    with pytest.raises(MisconfigurationException, match="Expected argument `attr_name` to be the name of a number in"):
+        trainer().fit(model, data())
+    with pytest.raises(TypeError, match=r"^Expected argument `attr_name` to be the name of an attribute but got 3$"):
+        OneCycleSettings(0.3, attr_name=3)  # type: ignore[arg-type]

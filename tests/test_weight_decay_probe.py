@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pl_onecycle import Choice, LossCurve, WeightDecayProbe, configure_one_cycle
-from tests.fits import LRs, TwoNets, data, same, trainer, weights_of
+from tests.fits import LRs, SavesFirstEpoch, SmallNet, TwoNets, data, same, trainer, weights_of
 from tests.probes import KINDS, Net, Staged, Wanting, decay_probe, fit, found, grouped, line, lowest_at
 
 
@@ -290,3 +291,22 @@ def test_where_the_decay_does_not_matter_the_probe_says_so_and_keeps_the_largest
     choices = [decay_found(seed, (1e-6, 1e-7, 0.0), 1.0, "rise", 20, **problem) for seed in range(10)]
     assert all(choice.within_noise and choice.value == 1e-6 for choice in choices)
     assert all(re.match("^within noise: 0, 1e-07 and 1e-06 cannot be told apart", choice.reason) for choice in choices)
+
+
+def test_a_decay_that_is_a_base_is_scaled_and_so_it_is_in_a_resumed_fit(tmp_path: Path) -> None:
+    class Doubled(SmallNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wd = 1e-4
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr, weight_decay=2 * self.wd)
+
+    probe, module = decay_probe(0.5), Doubled()
+    trainer([probe, SavesFirstEpoch(tmp_path / "a.ckpt")]).fit(module, data())
+    assert (found(probe).value, module.wd) == (0.5, 0.25)
+    again, resumed = decay_probe(0.5), Doubled()
+    its = trainer([again], max_epochs=3)
+    its.fit(resumed, data(), ckpt_path=tmp_path / "a.ckpt")
+    assert resumed.wd == 0.25
+    assert its.optimizers[0].param_groups[0]["weight_decay"] == 0.5

@@ -54,8 +54,8 @@ class Clock:
         """Return a clock that continues from step ``at`` and reaches the last joint at step ``end``.
 
         The rest is stretched, or compressed, evenly. The joints in between are placed on the nearest whole steps
-        (halves up), so that the run still takes the exact values of the schedule at its joints. Where several joints
-        are placed on one step, the last one counts. ``at`` itself keeps its position.
+        (halves up), so that the run still takes the exact values of the schedule at its joints; each on a step of its
+        own as long as there are as many steps, else the last ones count. ``at`` itself keeps its position.
 
         Args:
             at: Next step of the run, < ``end``.
@@ -63,8 +63,11 @@ class Clock:
             end: Step of the run at which the last joint is reached.
         """
         here = self.position(at)
-        ahead = [joint for joint in joints if joint > here]
+        ahead = sorted({joint for joint in joints if joint > here})
         knots: dict[float, float] = {}
-        for joint in ahead:
-            knots[at + math.floor((joint - here) / (ahead[-1] - here) * (end - at) + 0.5 + 1e-9)] = joint
+        step = at
+        for to_come, joint in zip(reversed(range(len(ahead))), ahead, strict=True):
+            nearest = at + math.floor((joint - here) / (ahead[-1] - here) * (end - at) + 0.5 + 1e-9)
+            step = max(at, min(max(nearest, step + 1), end - to_come))
+            knots[step] = joint
         return Clock(tuple(sorted((knots | {at: here}).items())))

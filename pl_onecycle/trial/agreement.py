@@ -49,6 +49,12 @@ class Agreement:
         if not self.is_alone and not self._trainer.strategy.reduce_boolean_decision(can_continue) and can_continue:
             raise TrialFailedElsewhere("Another process failed in the trial; its own error says why.")
 
+    def meet_before_forward(self) -> None:
+        """Let the processes meet before each forward pass of a wrapper, in which they talk to each other."""
+        model = self._trainer.strategy.model
+        if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
+            model.register_forward_pre_hook(lambda *_: self.meet())
+
     def is_divergence(self, error: Exception, losses: Iterable[Tensor]) -> bool:
         """Return whether values that are not finite, in any process, explain an exception.
 

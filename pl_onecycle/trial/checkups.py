@@ -19,6 +19,11 @@ from pl_onecycle.curves import LossCurve, Outcome
 # The default name of the validation loss, and the words for validation in its other names: val/loss, valid_loss.
 VAL_LOSS = "val_loss"
 VALIDATION_WORDS = frozenset({"val", "valid", "validation", "eval", "dev"})
+# Words for what should be high. Callbacks have ``mode="min"`` by default, so that theirs is no sign of the contrary.
+_GAINS = {
+    *("acc", "accuracy", "auc", "auroc", "ap", "map", "f1", "precision", "recall", "iou", "miou", "dice", "kappa"),
+    *("mcc", "ndcg", "mrr", "bleu", "rouge", "psnr", "ssim", "r2", "reward", "return", "top1", "top5"),
+}
 
 
 @dataclass(frozen=True)
@@ -189,4 +194,10 @@ def _minimized_by_the_run(trainer: pl.Trainer) -> list[str]:
         # The config's default monitor belongs to a ReduceLROnPlateau; other schedulers have no mode.
         is_low = getattr(config.scheduler, "mode", None) == "min" or "loss" in (config.monitor or "").lower()
         names += [config.monitor] if is_low else []
-    return [name for name in names if name]
+    return [name for name in names if name and not _should_be_high(name)]
+
+
+def _should_be_high(name: str) -> bool:
+    """Whether a name says so, as ``val/acc`` does and ``dice_loss`` does not."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    return "loss" not in words and not _GAINS.isdisjoint(words)

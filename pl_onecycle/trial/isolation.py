@@ -156,7 +156,7 @@ def rehearsed(
             for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 memory.remember_attributes(callback)
             trainer.fit_loop = unused_loop(trainer)
-            undo.callback(_warn_of_lost_batches, trainer)
+            undo.callback(warn_of_lost_batches, trainer)
             _mute(trainer)
             trainer.num_sanity_val_steps = 0
             trainer.callbacks = [*callbacks, _Leave()]  # type: ignore[attr-defined]  # set by a connector
@@ -165,7 +165,8 @@ def rehearsed(
             interrupts.hold = True
 
 
-def _warn_of_lost_batches(trainer: pl.Trainer) -> None:
+def warn_of_lost_batches(trainer: pl.Trainer) -> None:
+    """Name the loaders of which a fit has not got the batches that trials have taken."""
     lost = sorted({type(loader.loader).__name__ for loader in loaders_behind_tapes(trainer)})
     if lost:
         rank_zero_warn(

@@ -81,10 +81,7 @@ class Recorder(pl.Callback):
         for optimizer in self._trainer.optimizers:
             is_ours = optimizer is self._driver.optimizer
             after_real_step(optimizer, self._after_step if is_ours else self._collector.share_backward)
-        model = self._trainer.strategy.model
-        if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
-            # A wrapper for several processes, which talk to each other from here on.
-            model.register_forward_pre_hook(lambda *_: self._processes.meet())
+        self._processes.meet_before_forward()
         self._driver.write()
 
     # ------------------------------------------------------------------------------- hooks, in firing order

@@ -10,6 +10,7 @@ in the same batches at a low lr, and comes again with the policy's own. Otherwis
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NoReturn, Protocol
 
 from torch.optim import Optimizer
 
@@ -75,7 +76,7 @@ def run_trial(
     if failure is not None:
         try:
             if not failure.is_explained and not _is_caused_by_lr(failure, policy, run, checkups, prepare):
-                _propagate(failure.error)
+                propagate(failure.error)
             recorder.record_divergence()
             rank_zero_warn(f"A trial has diverged and ended in {in_a_line(failure.error)}")
         finally:
@@ -98,7 +99,8 @@ class _Failure:
     is_explained: bool
 
 
-def _propagate(error: Exception) -> None:
+def propagate(error: Exception) -> NoReturn:
+    """Raise what a trial has ended in."""
     if isinstance(error, StopIteration):  # would end the user's fit without a word
         raise RuntimeError("A hook of the module raised StopIteration in a trial.") from error
     raise error
@@ -111,15 +113,27 @@ def _try(recorder: Recorder, run: RunOptimizer, checkups: Checkups, prepare: Pre
             if prepare is not None:
                 prepare(run.optimizer)
             recorder.begin()
-            _train(run.trainer, loop, recorder)
+            train(run.trainer, loop, recorder)
             recorder.end()
         except Exception as error:
             return _Failure(error, recorder.batches, recorder.explains(error))
     return None
 
 
-def _train(trainer: pl.Trainer, loop: _FitLoop, recorder: Recorder) -> None:
-    """Train until the recorder has enough, or an epoch ends without a step."""
+class Counts(Protocol):
+    """What `train` asks the callback of a trial."""
+
+    @property
+    def step(self) -> int:
+        """How far the trial is."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the trial has all that it needs."""
+
+
+def train(trainer: pl.Trainer, loop: _FitLoop, recorder: Counts) -> None:
+    """Train in an isolated loop until the recorder has enough, or an epoch ends without a step."""
     # One long epoch: hooks that count epochs must not run past the end of the user's.
     loop.on_advance_start()
     before = -1

@@ -101,6 +101,24 @@ def substitute_loaders(loop: _FitLoop, tapes: list[Tape | None]) -> _DataFetcher
     return loop._data_fetcher
 
 
+def request_loaders(loop: _FitLoop) -> None:
+    """Let a fit loop ask the user's hooks for its train loaders again, and begin with them."""
+    if loop._data_fetcher is not None:
+        tear_down(loop._data_fetcher)
+    loop._combined_loader = None
+    loop.setup_data()
+
+
+def request_val_loaders(trainer: pl.Trainer) -> None:
+    """Let a fit ask the user's hooks for its validation loaders again, if it has asked before."""
+    val_loop = trainer.fit_loop.epoch_loop.val_loop
+    if val_loop._combined_loader is not None:
+        val_loop._combined_loader = None
+        trainer.validating = True  # the loop reads the stage
+        val_loop.setup_data()
+        trainer.training = True
+
+
 def tear_down(fetcher: _DataFetcher) -> None:
     """Tear down the fetcher of the loaders."""
     if fetcher.iterator is not None:  # a fetcher that never began raises an error

@@ -49,8 +49,8 @@ STRETCHED: dict[str, tuple[int, int, tuple[tuple[float, float], ...], dict[int, 
     "half as long, from the rise": (
         3,
         11,  # 16 positions in 8 steps
-        ((3, 3), (6, 9), (11, 19)),  # 3 + 6 / 2; 3 + 7.5 and 3 + 8 fall on 11, where the end counts
-        {3: 3, 4: 5, 5: 7, 6: 9, 7: 11, 11: 19, 12: 20},  # 10 positions in the 5 steps from 6
+        ((3, 3), (6, 9), (10, 18), (11, 19)),  # 3 + 6 / 2; 3 + 7.5 and 3 + 8 both fall on 11, which the end takes
+        {3: 3, 4: 5, 5: 7, 6: 9, 7: 11.25, 10: 18, 11: 19, 12: 20},  # 9 positions in the 4 steps from 6
     ),
     "from the peak": (
         9,
@@ -103,9 +103,20 @@ def test_joints_fall_on_the_nearest_steps_with_halves_up() -> None:
     assert Clock().stretched(0, (1, 3, 5, 10), 5).knots == ((0, 0), (1, 1), (2, 3), (3, 5), (5, 10))
 
 
-def test_where_joints_fall_on_one_step_the_last_counts_and_the_present_stays() -> None:
-    # 100 positions in 4 steps: 1 lies at 0.04, so on the step itself; 50 and 55 at 2 and 2.2.
-    assert Clock().stretched(0, (1, 50, 55, 100), 4).knots == ((0, 0), (2, 55), (4, 100))
+@pytest.mark.parametrize(
+    ("end", "knots"),
+    [
+        (6, ((0, 0), (1, 1), (3, 50), (4, 55), (6, 100))),  # 0.06, 3 and 3.3
+        (4, ((0, 0), (1, 1), (2, 50), (3, 55), (4, 100))),  # 0.04, 2 and 2.2
+        (3, ((0, 0), (1, 50), (2, 55), (3, 100))),  # the present stays
+        (2, ((0, 0), (1, 55), (2, 100))),
+        (1, ((0, 0), (1, 100))),
+    ],
+)
+def test_each_joint_has_a_step_of_its_own_and_where_there_are_too_few_the_last_ones_have(
+    end: int, knots: tuple[tuple[float, float], ...]
+) -> None:
+    assert Clock().stretched(0, (1, 50, 55, 100), end).knots == knots
 
 
 def test_before_a_stretched_clock_begins_its_position_is_the_first() -> None:

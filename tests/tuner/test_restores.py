@@ -3,7 +3,6 @@
 import signal
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ pytestmark = ALLOWED
 
 @pytest.mark.parametrize("again", [False, True], ids=["new Trainer", "Trainer that has fit"])
 @pytest.mark.parametrize("batch_size", [False, True], ids=["", "with batch size"])
-@pytest.mark.filterwarnings("ignore:.*max_trials.*")
 def test_model_data_module_trainer_and_random_streams_are_as_before(again: bool, batch_size: bool) -> None:
     model, datamodule, its = Cycled(), Rows(), trainer()
     if again:
@@ -83,9 +81,7 @@ def test_an_exception_and_ctrl_c_leave_all_as_before(where: str, act: Callable[[
     assert its.global_step == 16
 
 
-@pytest.mark.skipif(version("lightning") < "2.6", reason="older versions leave a checkpoint of their search behind")
 @pytest.mark.parametrize("act", [stop, lambda: signal.raise_signal(signal.SIGINT)], ids=["exception", "Ctrl-C"])
-@pytest.mark.filterwarnings("ignore:.*max_trials.*")
 def test_a_search_for_the_batch_size_that_is_ended_leaves_all_as_before_and_no_file(
     act: Callable[[], None], tmp_path: Path
 ) -> None:

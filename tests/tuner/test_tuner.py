@@ -124,7 +124,6 @@ class NoLargerThan(Cycled):
 
 
 @pytest.mark.parametrize(("fits", "limit", "found"), [(100, 8192, 64), (10_000, 32, 32), (10_000, 100, 64)])
-@pytest.mark.filterwarnings("ignore:.*max_trials.*")
 def test_the_largest_batch_size_up_to_the_limit_is_found_and_put_back(fits: int, limit: int, found: int) -> None:
     seen.clear()
     model, datamodule = NoLargerThan(fits), Rows(2, samples=512)
