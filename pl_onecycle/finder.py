@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
+import torch
 from typing_extensions import override
 
 from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
@@ -43,7 +44,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
     ``on_train_start``, and at that of each epoch in ``milestones``. Several finders on one Trainer run in the order of
     their `rank`, whatever their order in the list of callbacks. Skipped with ``fast_dev_run``; a resumed fit continues
-    with the result in its checkpoint.
+    with the result in its checkpoint. ``trainer.callback_metrics`` has the value that is used, as ``found/max_lr``,
+    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1.
 
     Args:
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
@@ -274,6 +276,13 @@ class Finder(pl.Callback, Generic[Found], ABC):
             self._search_epoch = trainer.current_epoch
         elif is_first:
             self._skip(trainer, reason)
+        self._show(trainer)
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        """Add a value that is used to the metrics that other callbacks see, such as those that report to Ray."""
+        if self.used is not None:
+            suffix = f"_{self.optimizer}" if self.optimizer else ""
+            trainer.callback_metrics[f"found/{self.result_name}{suffix}"] = torch.tensor(self.used, dtype=torch.float64)
 
     def _reason_to_skip(self, trainer: pl.Trainer) -> str | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector

@@ -73,18 +73,19 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
+    "trial/reducer": ("torch", set()),
     "trial/tapes": ("Lightning", {"_lightning"}),
     "trial/batches": ("Lightning", {"_lightning", "random_state", "trial/memory", "trial/tapes"}),
     "trial/stand_ins": ("Lightning", {"_lightning", "trial/batches", "trial/tapes"}),
     "trial/isolation": (
         "Lightning",
-        {"_lightning", "random_state"}
-        | {"trial/batches", "trial/interrupts", "trial/memory", "trial/stand_ins", "trial/tapes"},
+        {"_lightning", "random_state", "trial/batches", "trial/interrupts", "trial/memory", "trial/reducer"}
+        | {"trial/stand_ins", "trial/tapes"},
     ),
     "trial/driver": ("torch", {"optimizer_groups", "policy"}),
     "trial/losses": ("Lightning", {"_lightning"}),
     "trial/checkups": ("Lightning", {"_lightning", "curves"}),
-    "trial/agreement": ("Lightning", {"_lightning"}),
+    "trial/agreement": ("Lightning", {"_lightning", "trial/reducer"}),
     "trial/recorder": (
         "Lightning",
         {"_lightning", "curves", "policy", "real_step", "run_optimizer"}
@@ -160,6 +161,10 @@ PRIVATE: dict[str, set[str]] = {
     "_lightning": {
         *("_FitLoop", "_TrainingEpochLoop", "_DataFetcher", "_select_data_fetcher", "_LoggerConnector"),
         *("_MultiProcessingLauncher", "_TunerExitException"),
+    },
+    "trial/reducer": {
+        *("_check_reducer_finalized", "_comm_hooks", "_has_rebuilt_buckets"),  # of torch's DistributedDataParallel
+        *("_autograd_hook", "_get_zeros_like_grad_buckets"),  # of its reducer
     },
     "trial/tapes": {"_get_iterator"},  # of torch's DataLoader
     "trial/batches": {

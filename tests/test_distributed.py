@@ -1,10 +1,11 @@
-"""Trials on two processes: really two, on the CPU, each with a folder of its own; see `two_processes.py`."""
+"""Trials on several processes: really several, on the CPU, each with its own folder; see `several_processes.py`."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 
-from tests.two_processes import CASES, STEPS
+from tests.several_processes import CASES, STEPS, STRATEGIES
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -21,31 +22,81 @@ INVISIBLE = [case for case in CASES if case not in ("applied", "tune") and not c
 RAISING = [case for case in CASES if case.startswith("exception")]
 
 
-@pytest.fixture(scope="session")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
-    """What each of the two processes has seen, by case."""
-    folder = tmp_path_factory.mktemp("two_processes")
+# Sums over three processes or more depend on the order in which they are taken.
+FEW = ["shuffled, dropout, BatchNorm", "weight decay probe, validation", "tune", *list(STRATEGIES)[:1]]
+EXACT = [*FEW, "accumulation", "test again in epoch 1", "two optimizers", *list(STRATEGIES)[1:]]
+
+Commands = list[tuple[list[str], dict[str, Any]]]
+
+
+def one_by_one(count: int) -> Commands:
+    """Start each process by hand."""
+    python, port = [sys.executable, "-W", "ignore"], free_port()
+    common = {"LOCAL_WORLD_SIZE": count, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [(python, common | {"LOCAL_RANK": rank}) for rank in range(count)]
+
+
+def by_torchrun(nodes: int, count: int) -> Commands:
+    """Start `torchrun` once for each node, which starts the processes of the node."""
+    where = ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), "--local-addr", "127.0.0.1"]
+    run = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--nnodes", str(nodes), *where]
+    number = ["--nproc-per-node", str(count)]
+    return [([*run, *number, "--node-rank", str(node)], {"PYTHONWARNINGS": "ignore"}) for node in range(nodes)]
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return int(free.getsockname()[1])
+
+
+def run(folder: Path, commands: Commands, cases: Sequence[str]) -> dict[str, list[Any]]:
+    """What each of the processes has seen, by case."""
     processes = []
-    for rank in range(2):
-        given = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[1])
+    for number, (command, given) in enumerate(commands):
         environment = os.environ | {key: str(value) for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
         environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, "-W", "ignore", "-m", "tests.two_processes", str(folder), *CASES]
-        with (folder / f"log{rank}").open("w") as log:
+        command = [*command, "-m", "tests.several_processes", str(folder), *cases]
+        with (folder / f"log{number}").open("w") as log:
             processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
     try:
         codes = [process.wait(timeout=240) for process in processes]
     finally:
         for process in processes:
-            process.kill()
-    logs = "\n".join((folder / f"log{rank}").read_text()[-3000:] for rank in range(2))
-    assert codes == [0, 0], logs
-    seen = [json.loads((folder / f"rank{rank}" / "results.json").read_text()) for rank in range(2)]
-    return {case: [one[case] for one in seen] for case in CASES}
+            process.terminate()  # torchrun ends its own
+    logs = "\n".join((folder / f"log{number}").read_text()[-3000:] for number in range(len(commands)))
+    assert set(codes) == {0}, logs
+    seen = [json.loads(path.read_text()) for path in sorted(folder.glob("rank*/results.json"))]
+    return {case: [one[case] for one in seen] for case in cases}
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """What each of two processes has seen, by case."""
+    return run(tmp_path_factory.mktemp("two_processes"), one_by_one(2), [*CASES])
+
+
+WIDER: dict[str, tuple[Callable[[], Commands], int, list[str]]] = {
+    "three processes": (lambda: one_by_one(3), 3, EXACT),
+    "four processes": (lambda: one_by_one(4), 4, FEW),
+    "two nodes of two processes": (lambda: by_torchrun(2, 2), 4, FEW),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", WIDER)
+def test_on_any_number_of_processes_a_fit_with_a_trial_equals_one_without(
+    how: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    commands, count, cases = WIDER[how]
+    seen = run(tmp_path_factory.mktemp(how.replace(" ", "_")), commands(), cases)
+    assert {case: [one["differences"] for one in seen[case]] for case in cases} == dict.fromkeys(cases, [[]] * count)
+    for case in cases:
+        first, *others = (repr(one["suggestion"]) for one in seen[case])
+        assert others == [first] * (count - 1)
+        with_files = [bool(one["files"]) for one in seen[case]]
+        assert with_files == [True] + [False] * (count - 1)
 
 
 @pytest.mark.parametrize("case", [*INVISIBLE, "tune"])

@@ -432,3 +432,22 @@ def test_what_is_tried_and_when_is_what_was_given() -> None:
 def test_milestones_that_are_no_epochs_raise(milestones: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=r"^Expected argument `milestones` to be"):
         LRRangeTest(milestones=milestones)
+
+
+def test_a_value_that_is_used_is_among_the_metrics_that_callbacks_see_also_in_a_further_fit() -> None:
+    test, probe = LRRangeTest(1e-4, 10.0, 40), decay_probe()
+    t, module = trainer([test, probe], max_epochs=1), OneCycle()
+    for epochs in (1, 2):
+        t.fit_loop.max_epochs = epochs
+        t.fit(module, data(), data(96))
+        seen = {name: float(value) for name, value in t.callback_metrics.items() if name.startswith("found/")}
+        found = {"found/max_lr": test.value, "found/weight_decay": probe.value}
+        assert seen == {name: value for name, value in found.items() if value is not None}
+        assert seen
+
+
+def test_a_value_that_is_only_suggested_is_not_among_the_metrics() -> None:
+    test = LRRangeTest(1e-4, 10.0, 40, apply=False)
+    t = trainer([test])
+    t.fit(OneCycle(), data(), data(96))
+    assert not [name for name in t.callback_metrics if name.startswith("found/")]

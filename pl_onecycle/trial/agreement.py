@@ -1,9 +1,10 @@
 """What the processes of a trial agree on: whether each can continue, and whose fault an exception is.
 
 The life of a step, seen from here: before each batch, forward pass, backward pass and fetch of losses all processes
-meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait. An exception
-in a step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they
-do not, `run.py` repeats the steps, and all processes take part.
+meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait; one that fails
+within a backward pass first takes part in the reductions that the others wait for. An exception in a step ends up in
+`Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they do not, `run.py`
+repeats the steps, and all processes take part.
 """
 
 import logging
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from pl_onecycle._lightning import pl
+from pl_onecycle.trial.reducer import finish_backward
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +25,15 @@ class TrialFailedElsewhere(RuntimeError):
 
 
 class Agreement:
-    """Keeps the processes of a Trainer together; does nothing where there is one."""
+    """Keeps the processes of a Trainer together; does nothing where there is one.
+
+    Attributes:
+        is_in_backward: Whether this process is in a backward pass, or has left one by an exception.
+    """
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer
+        self.is_in_backward = False
 
     @property
     def is_alone(self) -> bool:
@@ -58,6 +65,8 @@ class Agreement:
         if not isinstance(error, TrialFailedElsewhere):
             if not self.is_alone:  # logged before the others are waited for
                 logger.error("A trial failed in process %d.", self._trainer.global_rank, exc_info=error)
+                if self.is_in_backward:
+                    finish_backward(self._trainer.strategy.model)
             self.meet(can_continue=False)
         is_finite = all(bool(torch.isfinite(value).all()) for value in (*self._weights_and_gradients(), *losses))
         return self.anywhere(not is_finite)

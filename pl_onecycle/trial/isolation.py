@@ -5,8 +5,8 @@ connector, mute loggers and one callback; the user's are never touched. What the
 strategy, random streams, loaders) is saved in memory and restored in place, however the block is left. Nothing is
 written to disk.
 
-This file decides what is saved; `memory.py` saves it. Private attribute of Lightning used here, the same in 2.4.0 and
-2.6.6: ``_logger_connector``; `stand_ins.py` and `_lightning.py` list the others.
+This file decides what is saved; `memory.py` saves it, and `reducer.py` what DDP keeps. Private attribute of Lightning
+used here, the same in 2.4.0 and 2.6.6: ``_logger_connector``; `stand_ins.py` and `_lightning.py` list the others.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -33,6 +33,7 @@ from pl_onecycle.random_state import RandomState
 from pl_onecycle.trial.batches import NO_SOURCE, leave_data_alone, remember_source, renew_iterators
 from pl_onecycle.trial.interrupts import Interrupts
 from pl_onecycle.trial.memory import ATOMS, Memory
+from pl_onecycle.trial.reducer import reducer_renewal, states_of_communication
 from pl_onecycle.trial.stand_ins import (
     Validation,
     give_back,
@@ -81,6 +82,7 @@ def isolated(
             undo.callback(give_back, trainer, tapes)
             undo.callback(validation.give_back)
             memory = Memory()
+            undo.callback(reducer_renewal(trainer.strategy.model))
             undo.callback(memory.restore)
             sources = [*zip(train_loader(trainer).flattened, tapes, strict=True)]
             sources += zip(validation.loaders, validation.tapes, strict=True)
@@ -197,7 +199,7 @@ def _remember(trainer: pl.Trainer, memory: Memory, sources: list[tuple[Any, Tape
     others = {key: (item, _fingerprint(item)) for key, item in memory.unknown.items() if _may_change(item)}
     wrapper = trainer.strategy.model
     if isinstance(wrapper, nn.Module) and wrapper is not trainer.lightning_module:
-        # Its attributes belong to a reducer whose own state is not restored.
+        # Its attributes belong to a reducer: `reducer.py` restores both.
         memory.leave_alone(wrapper)
         memory.remember(wrapper._forward_pre_hooks)
         memory.remember([*wrapper.parameters(), *wrapper.buffers()])
@@ -213,6 +215,9 @@ def _remember(trainer: pl.Trainer, memory: Memory, sources: list[tuple[Any, Tape
 
 def _remember_trainer(memory: Memory, trainer: pl.Trainer) -> None:
     for part in (trainer, trainer.state, trainer.strategy, trainer.precision_plugin):
+        memory.remember_attributes(part)
+    for part in states_of_communication(trainer.strategy):
+        memory.remember(part)
         memory.remember_attributes(part)
 
 

@@ -82,9 +82,14 @@ class Memory:
 
     def remember_attributes(self, value: Any) -> None:
         """Remember the attributes of any object, as `remember` does for a module."""
-        if hasattr(value, "__dict__") and id(value) not in self._seen:
-            self.leave_alone(value)
-            self.remember(vars(value))
+        if isinstance(value, ATOMS) or id(value) in self._seen:
+            return
+        self.leave_alone(value)
+        self.remember(getattr(value, "__dict__", None))
+        names = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
+        for name in names:
+            self._undo.append((setattr, value, name, getattr(value, name)))
+            self.remember(getattr(value, name))
 
     def remember_bindings(self, value: Any) -> None:
         """Remember to what the attributes of ``value`` are bound, and the state of the random generators among them.
@@ -203,6 +208,13 @@ def _clear(container: Any) -> None:
 def _refill(collection: Any, saved: list[Any]) -> None:
     collection.clear()
     (collection.update if isinstance(collection, set) else collection.extend)(saved)
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    """Return the names of the attributes that a class itself keeps without a dictionary."""
+    slots = vars(kind).get("__slots__", ())
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 
 def _empty_again(tensor: Any, kind: type, device: torch.device, dtype: torch.dtype) -> None:

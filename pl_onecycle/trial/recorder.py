@@ -105,7 +105,12 @@ class Recorder(pl.Callback):
     @override
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         self._processes.meet()
+        self._processes.is_in_backward = True
         self._collector.add_backward(loss)
+
+    @override
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._processes.is_in_backward = False
 
     @override
     def on_before_optimizer_step(
@@ -124,6 +129,7 @@ class Recorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        self._processes.meet()  # before Lightning's own collectives between batches
         self._collector.finish_batch(self.step, outputs)
         if self._checkups.is_metric_due(self._begun_at):
             self._processes.meet()

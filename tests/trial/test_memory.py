@@ -404,3 +404,20 @@ def test_every_global_random_stream_comes_back() -> None:
     expected = draw()
     state.restore()
     assert draw() == expected
+
+
+def test_attributes_in_slots_come_back() -> None:
+    class Steps:
+        __slots__ = ("count", "seen", "unset")
+        count: int
+        seen: list[int]
+
+    steps = Steps()
+    steps.count, steps.seen = 1, [1]
+    seen, memory = steps.seen, Memory()
+    memory.remember_attributes(steps)
+    steps.count, steps.seen = 2, []
+    seen.append(2)
+    memory.restore()
+    assert (steps.count, steps.seen) == (1, [1])
+    assert steps.seen is seen

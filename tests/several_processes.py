@@ -1,6 +1,8 @@
-"""What each of two processes does for `test_distributed.py`: fits with and without a trial, and writes what it saw.
+r"""What each of several processes does for `test_distributed.py`: fits with and without a trial; writes what it saw.
 
-    LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... python -m tests.two_processes FOLDER CASE...
+    LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 MASTER_PORT=... \
+        python -m tests.several_processes FOLDER CASE...
+    torchrun --nnodes 2 --nproc-per-node 2 ... -m tests.several_processes FOLDER CASE...
 
 Each process has a folder of its own, as on machines without a shared disk.
 """
@@ -17,6 +19,7 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.post_localSGD_hook import PostLocalSGDState, post_localSGD_hook
 from torch.utils.data import DataLoader, Dataset
 
 try:
@@ -28,7 +31,9 @@ from pl_onecycle import LossCurve, LRRangeTest, OneCycleTuner, WeightDecayProbe,
 from tests.fits import LRs, data
 from tests.scenarios import Fit, Marker, Record, Recording, Scenario, differences, in_trial, plain, shape_of
 
-RANK = int(os.environ.get("LOCAL_RANK", 0))
+RANK = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0)))
+DEVICES = int(os.environ.get("LOCAL_WORLD_SIZE", 2))
+NODES = int(os.environ.get("WORLD_SIZE", 2)) // DEVICES
 STEPS = 15
 
 
@@ -40,6 +45,8 @@ class Net(Recording):
         self.net.insert(1, nn.Dropout(0.2))
         self.net.insert(1, nn.BatchNorm1d(16))
         self.trouble: dict[str, Callable[[], None]] = {}
+        norm: Any = self.net[1]
+        norm.weight.register_hook(lambda grad: self.meet("backward"))  # in the middle of a backward pass
 
     def meet(self, where: str) -> None:
         if where in self.trouble and in_trial(self):
@@ -56,6 +63,9 @@ class Net(Recording):
             if "nan" in self.trouble and len(losses_of_trial) > 7:
                 return loss * float("nan")
         return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        self.meet("on_before_backward")
 
     def on_after_backward(self) -> None:
         self.meet("on_after_backward")
@@ -85,6 +95,20 @@ class Checked(Net):
         return loss
 
 
+class CheckedInBackward(Checked):
+    """Looks at the loss when its gradient comes."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = Net.training_step(self, batch, batch_idx)
+        self.is_large = bool(loss.detach() > 10)
+        return loss
+
+    def meet(self, where: str) -> None:
+        super().meet(where)
+        if where == "backward" and self.is_strict and self.is_large:
+            raise FloatingPointError("the loss has exploded")
+
+
 class Validated(Net):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.log("val_loss", self.loss(batch), sync_dist=True)
@@ -106,6 +130,20 @@ class Rows(Dataset[tuple[Tensor, ...]]):
         return tuple(self.rows[index])
 
 
+class ByHand(Recording):
+    """One optimizer, by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch))
+        optimizer.step()
+
+
 class Gan(Recording):
     """Two optimizers, by hand."""
 
@@ -125,6 +163,56 @@ class Gan(Recording):
         return [torch.optim.SGD(self.net.parameters(), lr=0.1), torch.optim.Adam(self.judge.parameters(), lr=0.01)]
 
 
+class Mixed(Recording):
+    """Uses its layers in another order than it has them, and freezes one after the wrapping, for two batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.first, self.never = nn.Linear(24, 3), nn.Linear(8, 24), nn.Linear(8, 8)
+        self.never.requires_grad_(False)
+
+    def loss(self, batch: Any) -> Tensor:
+        return nn.functional.cross_entropy(self.net(batch[0]) + self.last(self.first(batch[0]).relu()), batch[1])
+
+    def on_train_start(self) -> None:
+        self.last.bias.requires_grad_(False)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self.last.bias.requires_grad_(self.trainer.global_step >= 2)
+
+
+class Decaying(Recording):
+    """Registers a communication hook by hand, whose state counts the backward passes."""
+
+    def on_fit_start(self) -> None:
+        model: Any = self.trainer.model
+        model.register_comm_hook(Passes(), shrink)
+
+
+class Passes:
+    """A state of a communication hook, in slots as torch's are."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+def shrink(state: Passes, bucket: torch.distributed.GradBucket) -> torch.futures.Future[Tensor]:
+    """Reduce a bucket, with less weight after each pass."""
+    state.count += 1
+    tensor = bucket.buffer().div_(DEVICES * NODES * state.count**0.5)
+    return torch.distributed.all_reduce(tensor, async_op=True).get_future().then(lambda it: it.value()[0])
+
+
+class LocalSteps(Recording):
+    """Reduces no gradients after two steps, but averages the weights at every third."""
+
+    def on_fit_start(self) -> None:
+        trainer: Any = self.trainer
+        trainer.model.register_comm_hook(trainer.strategy._ddp_comm_state, post_localSGD_hook)
+
+
 class Sharded(Recording):
     """Parameters in shards, one for each process (FSDP2)."""
 
@@ -141,7 +229,7 @@ class Broken(Exception):
 
 
 def ddp(strategy: Any = "ddp") -> Callable[[Path], dict[str, Any]]:
-    return lambda root: {"devices": 2, "strategy": strategy}
+    return lambda root: {"devices": DEVICES, "num_nodes": NODES, "strategy": strategy}
 
 
 SHUFFLED = Scenario(Net, lambda: data(shuffle=True), options=ddp())
@@ -262,13 +350,14 @@ def tuned() -> dict[str, Any]:
     }
 
 
-def raising(where: str) -> Callable[[], dict[str, Any]]:
+def raising(where: str, name: str = "", strategy: Any = lambda: "ddp", **given: Any) -> Callable[[], dict[str, Any]]:
     """One process fails in the third batch of the trial; then both fit again with the same Trainer."""
 
     def run() -> dict[str, Any]:
-        folder = Path(f"raising_{where}")
+        folder = Path(f"raising_{where}_{name}")
         folder.mkdir()
-        scenario = replace(SHUFFLED, loader=lambda: DataLoader(Rows(), 32, shuffle=True))
+        options = lambda root: ddp(strategy())(root) | given  # noqa: E731
+        scenario = replace(SHUFFLED, loader=lambda: DataLoader(Rows(), 32, shuffle=True), options=options)
         expected = Fit(scenario, folder / "without").run().outcome()
         fit = Fit(scenario, folder / "with", quiet())
         calls = iter([False, False, True])
@@ -304,11 +393,50 @@ def raising(where: str) -> Callable[[], dict[str, Any]]:
     return run
 
 
+def with_strategy(module: type[Recording], **given: Any) -> dict[str, Any]:
+    """Fit without and with a test under a DDP with these arguments."""
+
+    def options(root: Path) -> dict[str, Any]:
+        made = {name: value() if callable(value) else value for name, value in given.items()}
+        return ddp(DDPStrategy(**made))(root)
+
+    return fits(Scenario(module, lambda: data(shuffle=True), options=options), quiet())
+
+
 def sharded() -> dict[str, Any]:
-    strategy = lambda root: {"devices": 2, "strategy": ModelParallelStrategy()}  # noqa: E731
+    strategy = lambda root: {"devices": DEVICES, "strategy": ModelParallelStrategy()}  # noqa: E731
     return fits(Scenario(Sharded, lambda: data(shuffle=True), options=strategy), quiet())
 
 
+LOCAL: dict[str, Any] = {
+    "ddp_comm_state": lambda: PostLocalSGDState(None, None, start_localSGD_iter=2, post_local_gradient_allreduce=False),
+    "model_averaging_period": 3,
+}
+UNUSED: dict[str, Any] = {"find_unused_parameters": True}
+UNDER_DDP: dict[str, tuple[type[Recording], dict[str, Any]]] = {
+    "a static graph": (Net, {"static_graph": True}),
+    "a static graph, by hand": (ByHand, {"static_graph": True}),
+    "unused parameters": (Mixed, UNUSED),
+    "small buckets": (Mixed, UNUSED | {"bucket_cap_mb": 0.0005}),
+    "gradients as views": (Net, {"gradient_as_bucket_view": True}),
+    "a hook by hand": (Decaying, {}),
+    "local steps": (LocalSteps, LOCAL),
+}
+STRATEGIES = {
+    f"DDP with {name}": partial(with_strategy, module, **given) for name, (module, given) in UNDER_DDP.items()
+}
+
+IN_BACKWARD: dict[str, dict[str, Any]] = {
+    "unused parameters": {"strategy": lambda: DDPStrategy(find_unused_parameters=True)},
+    "a static graph": {"strategy": lambda: DDPStrategy(static_graph=True)},
+    "gradients as views": {"strategy": lambda: DDPStrategy(gradient_as_bucket_view=True)},
+    "accumulation": {"accumulate_grad_batches": 2},
+    "small buckets": {"strategy": lambda: DDPStrategy(bucket_cap_mb=0.0005)},
+}
+HOOKS = (
+    *("data set", "on_train_batch_start", "training_step", "on_before_backward", "backward", "on_after_backward"),
+    "on_before_zero_grad",
+)
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "shuffled, dropout, BatchNorm": lambda: fits(SHUFFLED, quiet()),
     "accumulation": lambda: fits(
@@ -318,26 +446,30 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "two optimizers": lambda: fits(
         Scenario(Gan, lambda: data(shuffle=True), options=ddp("ddp_find_unused_parameters_true")), quiet(optimizer=1)
     ),
-    "static graph": lambda: fits(
-        replace(SHUFFLED, options=lambda root: ddp(DDPStrategy(static_graph=True))(root)), quiet()
-    ),
+    **STRATEGIES,
     "NaN in one process": nan_on_one,
     **{
         f"large lr fails in {where}": partial(
             fits,
-            replace(SHUFFLED, module=partial(Checked, only)),
+            replace(SHUFFLED, module=partial(kind, only)),
             LRRangeTest(1e-4, 1e4, 40, apply=False, early_stop_threshold=None),
         )
-        for where, only in (("all processes", False), ("one process", True))
+        for where, kind, only in (
+            ("all processes", Checked, False),
+            ("one process", Checked, True),
+            ("the backward of all processes", CheckedInBackward, False),
+            ("the backward of one process", CheckedInBackward, True),
+        )
     },
     "applied": applied,
     "weight decay probe, validation": probed,
     "weight decay probe, validation loss in one process": partial(probed, ValidatedByOne),
     "tune": tuned,
     **({} if fully_shard is None else {"FSDP2": sharded}),
+    **{f"exception in one process, {where}": raising(where) for where in HOOKS},
     **{
-        f"exception in one process, {where}": raising(where)
-        for where in ("data set", "on_train_batch_start", "training_step", "on_after_backward", "on_before_zero_grad")
+        f"exception in one process, backward, {name}": raising("backward", name, **options)
+        for name, options in IN_BACKWARD.items()
     },
 }
 
