@@ -47,9 +47,10 @@ class LRRangeTest(Finder[Suggestion]):
     Sweeps the learning rate over a few isolated training steps, reads a ``max_lr`` off the loss curve and makes it the
     peak of the optimizer's schedule, whatever its kind. By default the test takes at most 150 optimizer steps: a coarse
     sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. ``verify``
-    adds short cycles at several lrs around the suggestion. An exception that only too large an lr causes ends a sweep
-    as diverged; to find that out, its batches are repeated twice. If the curve supports no suggestion, the test logs
-    the reason and training continues with the user's own lr.
+    adds short cycles at several lrs around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
+    its end, as losses are fetched in chunks; their losses are not used. An exception that only too large an lr causes
+    ends a sweep as diverged; to find that out, its batches are repeated twice. If the curve supports no suggestion, the
+    test logs the reason and training continues with the user's own lr.
 
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
     ``on_train_start``, and at that of each epoch in ``milestones``, from the current state. Skipped with

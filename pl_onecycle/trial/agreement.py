@@ -1,10 +1,10 @@
 """What the processes of a trial agree on: whether each can continue, and whose fault an exception is.
 
-The life of a step, seen from here: before each batch, forward pass, backward pass and fetch of losses all processes
-meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait; one that fails
-within a backward pass first takes part in the reductions that the others wait for. An exception in a step ends up in
-`Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they do not, `run.py`
-repeats the steps, and all processes take part.
+The life of a step, seen from here: before each forward pass, before each backward pass and at the end of each batch
+all processes meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait;
+one that fails within a backward pass first takes part in the reductions that the others wait for. An exception in a
+step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they do
+not, `run.py` repeats the steps, and all processes take part.
 """
 
 import logging
@@ -29,11 +29,12 @@ class Agreement:
 
     Attributes:
         is_in_backward: Whether this process is in a backward pass, or has left one by an exception.
+        meets_before_forward: Whether the processes meet before each forward pass, so that they need not before.
     """
 
     def __init__(self, trainer: pl.Trainer) -> None:
         self._trainer = trainer
-        self.is_in_backward = False
+        self.is_in_backward = self.meets_before_forward = False
 
     @property
     def is_alone(self) -> bool:
@@ -54,6 +55,7 @@ class Agreement:
         model = self._trainer.strategy.model
         if isinstance(model, torch.nn.Module) and model is not self._trainer.lightning_module:
             model.register_forward_pre_hook(lambda *_: self.meet())
+            self.meets_before_forward = True
 
     def is_divergence(self, error: Exception, losses: Iterable[Tensor]) -> bool:
         """Return whether values that are not finite, in any process, explain an exception.

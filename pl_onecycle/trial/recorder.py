@@ -98,7 +98,8 @@ class Recorder(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._processes.meet()
+        if not self._processes.meets_before_forward:
+            self._processes.meet()
         self.batches += 1
         self._begun_at = self.step
 
@@ -132,7 +133,6 @@ class Recorder(pl.Callback):
         self._processes.meet()  # before Lightning's own collectives between batches
         self._collector.finish_batch(self.step, outputs)
         if self._checkups.is_metric_due(self._begun_at):
-            self._processes.meet()
             self._checkups.record("training", self._begun_at)
         self._checkups.advance(self.step)
         validates = self._checkups.is_due and self._checkups.validates
@@ -169,10 +169,9 @@ class Recorder(pl.Callback):
 
     # ------------------------------------------------------------------------------------ what ends a trial
     def fetch_losses(self) -> None:
-        """Fetch the losses that are still on the device and judge whether they have exploded."""
+        """Fetch the losses that are still on the device and judge whether they have exploded; processes have met."""
         if not self._collector.waiting:
             return
-        self._processes.meet()
         since = len(self._collector.losses)
         self._driver.is_overridden = self._collector.fetch(self._driver.is_overridden)
         if self._on_step is not None and self._collector.losses:
