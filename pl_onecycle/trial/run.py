@@ -171,16 +171,17 @@ def _is_caused_by_lr(
     such as a row that could not be read. All processes take part, and return the same.
     """
     processes = Agreement(run.trainer)
+    batches = processes.least(failure.batches)  # another process may have begun the next one
     # No lr has had an effect in the first batch.
-    if processes.anywhere(isinstance(failure.error, MisconfigurationException)) or failure.batches < 2:
+    if processes.anywhere(isinstance(failure.error, MisconfigurationException)) or batches < 2:
         return False
     checkups = replace(checkups, should_end=None)
     low = _Held(min(policy.lr(step) for step in range(policy.total_steps)) / 10)
-    recorder = Recorder(run, low, None, None, checkups, failure.batches + 1)
+    recorder = Recorder(run, low, None, None, checkups, batches + 1)
     is_well = _try(recorder, run, checkups, None) is None and not recorder.has_exploded
-    if processes.anywhere(not is_well or recorder.batches < failure.batches):
+    if processes.anywhere(not is_well or recorder.batches < batches):
         return False
-    recorder = Recorder(run, policy, None, None, checkups, failure.batches + 1)
+    recorder = Recorder(run, policy, None, None, checkups, batches + 1)
     again = _try(recorder, run, checkups, prepare)
     is_alike = again is not None and type(again.error) is type(failure.error)
     return processes.anywhere(is_alike and not isinstance(failure.error, TrialFailedElsewhere))
