@@ -6,10 +6,11 @@ must be measured, the steps that are left in the run are compared with those lef
 """
 
 import math
+import statistics
 import time
 from dataclasses import dataclass
 from typing import Any, TypeGuard
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from typing_extensions import override
 
@@ -19,18 +20,25 @@ from pl_onecycle._lightning import (
     Timer,
     pl,
     rank_zero_info,
+    rank_zero_warn,
 )
 from pl_onecycle.played_schedule import parts
 from pl_onecycle.scheduler import OneCycleScheduler
+from pl_onecycle.sentences import counted
 
 # A difference of a step or two is rounding, or a step that a gradient scaler has skipped, and is left alone.
 ROUNDING_STEPS = 2
+# A schedule that has not been stepped after this many batches, while its optimizer has, is warned of.
+LATE_BATCHES = 16
 # A difference of less than this share of the steps that are left is replanned without a line in the log.
 LOGGED_SHARE = 0.1
-# A plan by the clock aims at this share of the time that is left, so that the last value is reached before time is up.
-TIME_SHARE = 0.98
-# The pace by the clock is measured again after this share of the time that is left.
+# A plan by the clock leaves this share of the whole time, so that the last value is reached before time is up.
+SPARE_TIME = 0.02
+# The pace by the clock is measured again after this share of the time that is left. It does not count the first batches
+# of a fit, which take longer, and is the median of the batches as long as they are few: a pause among a few batches
+# would end the cycle at once.
 PACE_SHARE = 0.01
+SLOW_BATCHES, FEW_BATCHES = 2, 100
 # A plan by a measured pace is changed when it is off by more than this share of the steps that are left.
 PACE_TOLERANCE = 0.03
 
@@ -87,7 +95,35 @@ class _Mark:
     step: int  # of the schedule
     global_step: int
     batches: int
-    seconds: float
+
+
+class _BatchClock:
+    """Measures the seconds that a batch of a fit takes.
+
+    Attributes:
+        counted: How many batches it has measured.
+    """
+
+    def __init__(self) -> None:
+        self.counted = -SLOW_BATCHES
+        self._few: list[float] = []
+        self._begun = self._last = time.monotonic()
+
+    def count(self) -> None:
+        """Count a batch that has just ended."""
+        now = time.monotonic()
+        self.counted += 1
+        if self.counted <= 0:
+            self._begun = now
+        elif self.counted <= FEW_BATCHES:
+            self._few.append(now - self._last)
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of a batch; call it once a batch is counted."""
+        is_few = self.counted <= FEW_BATCHES
+        return max(statistics.median(self._few) if is_few else (self._last - self._begun) / self.counted, 1e-9)
 
 
 class FollowsRun(pl.Callback):
@@ -105,7 +141,9 @@ class FollowsRun(pl.Callback):
     def __init__(self) -> None:
         self._batches = 0  # of this fit
         self._due = math.inf  # when the pace is measured again, if a clock may end this fit
+        self._clock = _BatchClock()
         self._marks: WeakKeyDictionary[OneCycleScheduler, _Mark] = WeakKeyDictionary()
+        self._warned: WeakSet[OneCycleScheduler] = WeakSet()  # that they are not stepped
 
     def __reduce__(self) -> Any:
         """Copy and pickle as a new one: what it has measured belongs to one run."""
@@ -125,6 +163,8 @@ class FollowsRun(pl.Callback):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._batches, self._due = 0, math.inf if timer_of(trainer) is None else time.monotonic()
+        self._clock = _BatchClock()
+        self._warned.clear()
         self._marks.clear()
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         if trainer.fit_loop.restarting and 0 < done < trainer.num_training_batches:  # within an epoch: none starts
@@ -139,13 +179,16 @@ class FollowsRun(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches += 1
+        if self._due < math.inf:
+            self._clock.count()
         is_power_of_two = self._batches & (self._batches - 1) == 0
         by_hand = not pl_module.automatic_optimization
         now = time.monotonic()
         if now >= self._due or (by_hand and is_power_of_two):
             self._compare(trainer, batch_idx + 1)
             timer = timer_of(trainer)
-            self._due = math.inf if timer is None else now + PACE_SHARE * (timer.time_remaining() or 0.0)
+            if timer is not None and self._clock.counted >= FEW_BATCHES:  # before, each batch tells more
+                self._due = now + PACE_SHARE * (timer.time_remaining() or 0.0)
 
     def _compare(self, trainer: pl.Trainer, batches_done: int) -> None:
         for config in trainer.lr_scheduler_configs:
@@ -153,13 +196,44 @@ class FollowsRun(pl.Callback):
             if not _follows(schedule):
                 continue
             _step_every_step(config, says_so=trainer.lightning_module.automatic_optimization)
-            now = _Mark(schedule.last_epoch, trainer.global_step, self._batches, time.monotonic())
-            left, tolerance = _measure(trainer, self._marks.setdefault(schedule, now), now, batches_done)
+            now = _Mark(schedule.last_epoch, trainer.global_step, self._batches)
+            start = self._marks.setdefault(schedule, now)
+            self._warn_if_not_stepped(schedule, start, now)
+            by_steps, tolerance = _by_steps(trainer, start, now, batches_done)
+            by_time = self._by_time(trainer, start, now)
+            left, tolerance = (by_time, PACE_TOLERANCE) if by_time < by_steps else (by_steps, tolerance)
             planned = schedule.run_steps - schedule.last_epoch
             if planned <= 0 and left < LOGGED_SHARE * now.step:  # it has ended; too little is left for another cycle
                 continue
-            if math.isfinite(left) and abs(left - planned) > max(ROUNDING_STEPS, tolerance * left):
-                _replan(schedule, math.floor(left + 1e-9), planned)
+            # Before the first step nothing is rounding; a pace that is measured has a tolerance of its own.
+            by_hand = not trainer.lightning_module.automatic_optimization
+            rounding = 0.5 if by_hand or schedule.last_epoch == 0 else ROUNDING_STEPS
+            if math.isfinite(left) and abs(left - planned) > max(rounding, tolerance * left):
+                _replan(schedule, math.floor(left + 1e-9), planned, is_measured=tolerance > 0)
+
+    def _by_time(self, trainer: pl.Trainer, start: _Mark, now: _Mark) -> float:
+        """Return the steps that a schedule has left by the clock; infinite without one, or if unknown."""
+        timer, clock = timer_of(trainer), self._clock
+        if timer is None or clock.counted < 1:
+            return math.inf
+        if trainer.lightning_module.automatic_optimization:
+            steps = 1 / accumulation_in(trainer, trainer.current_epoch)
+        else:
+            steps = (now.step - start.step) / max(now.batches - start.batches, 1)
+        remaining = timer.time_remaining() or 0.0
+        whole = timer.time_elapsed() + remaining
+        by_time = (remaining - SPARE_TIME * whole) / clock.seconds * steps
+        return max(by_time - ROUNDING_STEPS, 0) if steps > 0 else math.inf
+
+    def _warn_if_not_stepped(self, schedule: OneCycleScheduler, start: _Mark, now: _Mark) -> None:
+        is_late = now.batches - start.batches >= LATE_BATCHES and now.step == start.step
+        if is_late and schedule.is_behind and schedule not in self._warned:
+            self._warned.add(schedule)
+            rank_zero_warn(
+                f"One-cycle schedule: it is not stepped, although its optimizer is, and holds its first lr after"
+                f" {now.batches - start.batches} batches: with manual optimization call"
+                " `self.lr_schedulers()` and step each after its optimizer."
+            )
 
 
 def _follows(scheduler: Any) -> TypeGuard[OneCycleScheduler]:
@@ -177,31 +251,24 @@ def _step_every_step(config: Any, says_so: bool) -> None:
         )
 
 
-def _measure(trainer: pl.Trainer, start: _Mark, now: _Mark, batches_done: int) -> tuple[float, float]:
-    """Return the steps that a schedule has left, infinite where that cannot be known yet, and what share may be off."""
-    left, tolerance = steps_left(trainer, batches_done), 0.0
-    own_steps = now.step - start.step
-    if not trainer.lightning_module.automatic_optimization and now.batches > start.batches:
-        left, tolerance = math.inf, PACE_TOLERANCE
-        if own_steps > 0 and trainer.max_steps != -1:
-            left = own_steps * (trainer.max_steps - now.global_step) / max(now.global_step - start.global_step, 1)
-        if own_steps > 0 and _has_epochs(trainer):
-            batches = (
-                trainer.num_training_batches * (int(trainer.max_epochs or 1) - trainer.current_epoch) - batches_done
-            )
-            left = min(left, own_steps * batches / (now.batches - start.batches))
-    timer = timer_of(trainer)
-    if timer is not None and own_steps > 0:
-        by_time = TIME_SHARE * (timer.time_remaining() or 0.0) * own_steps / max(now.seconds - start.seconds, 1e-9)
-        by_time = max(by_time - ROUNDING_STEPS, 0)
-        left, tolerance = (by_time, PACE_TOLERANCE) if by_time < left else (left, tolerance)
-    return left, tolerance
+def _by_steps(trainer: pl.Trainer, start: _Mark, now: _Mark, batches_done: int) -> tuple[float, float]:
+    """Return the steps that a schedule has left without a clock, infinite if unknown, and what share may be off."""
+    if trainer.lightning_module.automatic_optimization or now.batches == start.batches:
+        return steps_left(trainer, batches_done), 0.0
+    own_steps, left = now.step - start.step, math.inf
+    if own_steps > 0 and trainer.max_steps != -1:
+        left = own_steps * (trainer.max_steps - now.global_step) / max(now.global_step - start.global_step, 1)
+    if own_steps > 0 and _has_epochs(trainer):
+        batches = trainer.num_training_batches * (int(trainer.max_epochs or 1) - trainer.current_epoch) - batches_done
+        left = min(left, own_steps * batches / (now.batches - start.batches))
+    return left, PACE_TOLERANCE
 
 
-def _replan(schedule: OneCycleScheduler, left: int, planned: int) -> None:
+def _replan(schedule: OneCycleScheduler, left: int, planned: int, is_measured: bool) -> None:
     step = schedule.last_epoch
     if schedule.replan(step + left) and abs(left - planned) > LOGGED_SHARE * left:
+        has = f"about {left} at the measured pace" if is_measured else f"{left}"
         rank_zero_info(
-            f"One-cycle schedule: {planned} steps were planned from step {step} on, and the run has {left}; the cycle"
-            f" now ends with step {schedule.run_steps - 1}."
+            f"One-cycle schedule: {counted(max(planned, 0), 'step')} were planned from step {step} on, and the run has"
+            f" {has}; the cycle now ends with step {schedule.run_steps - 1}."
         )

@@ -5,6 +5,7 @@ The only module that writes the learning rates and momenta of a policy in a real
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -88,13 +89,16 @@ class OneCycleScheduler(LRScheduler):
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
         total_steps = self.follow_run() if total_steps is None else plain(total_steps)
-        self._use_policy(from_preset(preset, max(max_lrs), total_steps, **plain(arguments)), Clock())
+        shape: Any = plain(arguments)
+        self._preset: Any = partial(from_preset, preset, **shape)
+        self._use_policy(self._preset(max(max_lrs), total_steps), Clock())
         self._beyond = self.policy.total_steps - total_steps
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, max_lrs, strict=True):
                 _add_to_cycle(group, lr)
         self._in_force = max(last_epoch, 0)  # the step whose values the optimizer holds
-        self._stepped = _Flag(is_set=True)  # `super().__init__` makes the first step
+        # Shared with a hook of the optimizer, which must not keep the scheduler alive; `super().__init__` steps first.
+        self._stepped = {"really": True}
         super().__init__(optimizer, last_epoch)
         self._watch()
 
@@ -107,6 +111,11 @@ class OneCycleScheduler(LRScheduler):
     def run_steps(self) -> int:
         """Optimizer steps of the run that the cycle is planned for."""
         return self.total_steps - self._beyond
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the optimizer has really stepped since the last step of the schedule; False for every call counts."""
+        return self.only_real_steps and self._stepped["really"]
 
     @property
     def max_lrs(self) -> list[float]:
@@ -171,9 +180,9 @@ class OneCycleScheduler(LRScheduler):
     def step(self, epoch: int | None = None) -> None:
         """Write the values of the next step; call it once after every optimizer step."""
         stepped = self._stepped
-        if self.only_real_steps and epoch is None and not stepped.is_set:
+        if self.only_real_steps and epoch is None and not stepped["really"]:
             return
-        stepped.is_set = False
+        stepped["really"] = False
         if epoch is None and self._step_count > 1:
             self._step_count += 1
             self.last_epoch += 1
@@ -219,7 +228,7 @@ class OneCycleScheduler(LRScheduler):
         clock = Clock(tuple((step, position) for step, position in state_dict["clock"]))
         self._use_policy(OneCyclePolicy(**state_dict["policy"]), clock)
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["step_count"]
-        if asked != self.total_steps:
+        if asked != self.total_steps and not self.follows_run:  # else what follows the run knows its length better
             self._resume(asked)
         for group, lr in zip(self.optimizer.param_groups, state_dict["max_lrs"], strict=False):
             group["max_lr"] = lr
@@ -248,6 +257,7 @@ class OneCycleScheduler(LRScheduler):
             again = replace(
                 self.policy,
                 total_steps=total_steps - step,
+                pct_start=self.policy.pct_start or None,  # a cycle that began at its peak now rises to it
                 pct_annihilation=0.0,
                 div_factor=max(self.policy.max_lr / lr, 1.0),
                 final_div_factor=1.0,
@@ -255,7 +265,9 @@ class OneCycleScheduler(LRScheduler):
             )
             self._use_policy(again, Clock.started(at=step))
         elif step == 0 and self.policy.decay is None:  # a decay is one for each step
-            self._use_policy(replace(self.policy, total_steps=total_steps), Clock())
+            new = self._preset(self.policy.max_lr, run_steps)  # a preset may have shares that depend on the length
+            shares = {name: getattr(new, name) for name in ("pct_start", "pct_plateau", "pct_annihilation")}
+            self._use_policy(replace(self.policy, total_steps=total_steps, **shares), Clock())
         else:
             end = self.policy.total_steps - 1
             joints = [*(phase.start for phase in self.policy.phases), end - self._beyond, end]
@@ -285,7 +297,8 @@ class OneCycleScheduler(LRScheduler):
 
     def _watch(self) -> None:
         if self.only_real_steps:
-            after_real_step(self.optimizer, self._stepped.set)  # which does not keep the scheduler alive
+            stepped = self._stepped
+            after_real_step(self.optimizer, lambda: stepped.update(really=True))
 
     def _policy_of(self, max_lr: float) -> OneCyclePolicy:
         if max_lr not in self._policies:
@@ -357,18 +370,6 @@ class _Course:
     ends: list[tuple[float, tuple[float, float]]]
     ratio: float
     momenta: tuple[float, float] | None
-
-
-class _Flag:
-    """Whether the optimizer has really stepped since the last step of the schedule."""
-
-    __slots__ = ("is_set",)
-
-    def __init__(self, is_set: bool) -> None:
-        self.is_set = is_set
-
-    def set(self) -> None:
-        self.is_set = True
 
 
 def _add_to_cycle(group: dict[str, Any], max_lr: float) -> None:

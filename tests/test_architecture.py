@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
     ),
     "_lightning": ("Lightning", {"checks"}),
-    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler"}),
+    "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler", "sentences"}),
     "run_optimizer": (
         "Lightning",
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}

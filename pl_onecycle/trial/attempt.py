@@ -150,6 +150,8 @@ def _train_some(trainer: pl.Trainer, prepare: PrepareLoaders, counter: "_Counter
                     return found.shortage or "another process has no full batch"
                 counter.begin(asks_rows=None in found.sizes)
                 train(trainer, loop, counter)
+                if processes.anywhere(counter.step == 0):
+                    return "there was no full batch to train with"
             processes.meet()
         except Exception as error:
             if is_out_of_memory(error):
@@ -218,7 +220,6 @@ class _Counter(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._processes.meet()  # Lightning lets the processes communicate before the next batch
         self.step += 1
         has_all = self.step >= self._least and min(self._steps, default=2) >= 2
         self.done = has_all or self.step >= max(self._least, MOST_BATCHES)

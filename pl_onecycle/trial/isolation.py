@@ -32,7 +32,7 @@ from pl_onecycle._lightning import (
 from pl_onecycle.random_state import RandomState
 from pl_onecycle.trial.batches import NO_SOURCE, leave_data_alone, remember_source, renew_iterators
 from pl_onecycle.trial.interrupts import Interrupts
-from pl_onecycle.trial.memory import ATOMS, Memory
+from pl_onecycle.trial.memory import ATOMS, Memory, slots
 from pl_onecycle.trial.reducer import reducer_renewal, states_of_communication
 from pl_onecycle.trial.stand_ins import (
     Validation,
@@ -246,7 +246,9 @@ def _fingerprint(item: Any) -> dict[str, Any]:
     """Return what an object of any type shows without a copy: attributes, their lengths, items still to come."""
     if isinstance(item, Iterator) and not hasattr(item, "__dict__"):
         return {"still to come": length_hint(item, -1)}
-    return {name: _fingerprint_of_value(value) for name, value in getattr(item, "__dict__", {}).items()}
+    kind: type = type(item)
+    kept = {name: getattr(item, name, None) for name in slots(kind)} | getattr(item, "__dict__", {})
+    return {name: _fingerprint_of_value(value) for name, value in kept.items()}
 
 
 def _fingerprint_of_value(value: Any) -> Any:

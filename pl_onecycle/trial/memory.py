@@ -8,8 +8,10 @@ Objects of other types are kept by reference only; changes inside them are not u
 
 import random
 import warnings
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ class Memory:
             ((Optimizer, LRScheduler, torch.amp.GradScaler), lambda keeper: self.remember(vars(keeper))),
             (dict, self._dict),
             ((list, deque, set), self._collection),
+            ((bytearray, array), self._buffer),
             ((tuple, frozenset), self._items),
         )
 
@@ -86,8 +89,12 @@ class Memory:
             return
         self.leave_alone(value)
         self.remember(getattr(value, "__dict__", None))
-        names = [name for kind in type(value).__mro__ for name in _slots(kind) if hasattr(value, name)]
-        for name in names:
+        self._slots_of(value)
+
+    def _slots_of(self, value: Any) -> None:
+        for name in slots(value.__class__):
+            if not hasattr(value, name):
+                continue
             self._undo.append((setattr, value, name, getattr(value, name)))
             self.remember(getattr(value, name))
 
@@ -136,11 +143,11 @@ class Memory:
         grad = tensor.grad if tensor.is_leaf else None
         self.remember(grad)
         requires_grad = tensor.requires_grad if tensor.is_leaf else None
-        self._undo.append((_restore_tensor, tensor, alias, alias.clone(), requires_grad, grad))
+        self._undo.append((_restore_tensor, tensor, alias, _writable(alias).clone(), requires_grad, grad))
 
-    def _array(self, array: Any) -> None:
-        if array.flags.writeable:
-            self._undo.append((array.__setitem__, ..., array.copy()))
+    def _array(self, values: Any) -> None:
+        if values.flags.writeable:
+            self._undo.append((values.__setitem__, ..., values.copy()))
 
     def _generator(self, generator: Any) -> None:
         if isinstance(generator, (np.random.Generator, np.random.BitGenerator)):
@@ -154,6 +161,7 @@ class Memory:
     def _module(self, module: nn.Module) -> None:
         self._undo.append((_restore_class, module, type(module)))
         self.remember(vars(module))
+        self._slots_of(module)
         if isinstance(module, torch.jit.ScriptModule):  # does not keep these in `vars`
             self._items((*module.parameters(recurse=False), *module.buffers(recurse=False), *module.children()))
 
@@ -173,6 +181,9 @@ class Memory:
         self._undo.append((_refill, collection, saved))
         self._items(saved)
 
+    def _buffer(self, buffer: Any) -> None:
+        self._undo.append((buffer.__setitem__, slice(None), buffer[:]))
+
     def _items(self, items: Iterable[Any]) -> None:
         for item in items:
             if not isinstance(item, ATOMS):
@@ -182,10 +193,11 @@ class Memory:
 def _restore_tensor(tensor: Tensor, alias: Tensor, content: Tensor, requires_grad: bool | None, grad: Any) -> None:
     """Restore values, memory and gradient; ``requires_grad`` is None for a tensor that is no leaf."""
     strided = alias.layout is torch.strided and not alias.is_nested
-    expanded = strided and any(step == 0 < size - 1 for step, size in zip(alias.stride(), alias.shape, strict=True))
     with torch.inference_mode() if alias.is_inference() else torch.no_grad():
-        if not expanded:  # an expanded tensor cannot be written to
-            alias.copy_(content)
+        if strided or alias.is_nested:
+            _writable(alias).copy_(content)
+        else:  # the alias of a sparse tensor has indices and values of its own
+            tensor.data = content
     if strided and (tensor.data_ptr() != alias.data_ptr() or tensor.shape != alias.shape):
         tensor.data = alias  # `.data` was bound to other memory
     if requires_grad is not None:
@@ -193,6 +205,14 @@ def _restore_tensor(tensor: Tensor, alias: Tensor, content: Tensor, requires_gra
             tensor.detach_()
         tensor.requires_grad_(requires_grad)
         tensor.grad = grad
+
+
+def _writable(tensor: Tensor) -> Tensor:
+    """Return a view of a tensor that has each element once, where dimensions are expanded."""
+    if tensor.layout is not torch.strided or tensor.is_nested:
+        return tensor
+    dimensions = zip(tensor.stride(), tensor.shape, strict=True)
+    return tensor[tuple(slice(1) if step == 0 < size - 1 else slice(None) for step, size in dimensions)]
 
 
 def _restore_class(module: nn.Module, kind: type) -> None:
@@ -206,14 +226,17 @@ def _clear(container: Any) -> None:
 
 
 def _refill(collection: Any, saved: list[Any]) -> None:
+    if [*map(id, collection)] == [*map(id, saved)]:  # a set that is filled again may have another order
+        return
     collection.clear()
     (collection.update if isinstance(collection, set) else collection.extend)(saved)
 
 
-def _slots(kind: type) -> tuple[str, ...]:
-    """Return the names of the attributes that a class itself keeps without a dictionary."""
-    slots = vars(kind).get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
+@cache
+def slots(kind: type) -> tuple[str, ...]:
+    """Return the names of the attributes that objects of a class keep without a dictionary."""
+    own = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    names = [name for some in own for name in ((some,) if isinstance(some, str) else some)]
     return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
 
 

@@ -135,6 +135,7 @@ class Counts(Protocol):
 def train(trainer: pl.Trainer, loop: _FitLoop, recorder: Counts) -> None:
     """Train in an isolated loop until the recorder has enough, or an epoch ends without a step."""
     # One long epoch: hooks that count epochs must not run past the end of the user's.
+    loop.epoch_loop.meet = Agreement(trainer).meet  # type: ignore[attr-defined]  # of the trial's own loop
     loop.on_advance_start()
     before = -1
     while not recorder.done and recorder.step > before:
