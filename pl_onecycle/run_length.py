@@ -38,7 +38,7 @@ SPARE_TIME = 0.02
 # of a fit, which take longer, and is the median of the batches as long as they are few: a pause among a few batches
 # would end the cycle at once.
 PACE_SHARE = 0.01
-SLOW_BATCHES, FEW_BATCHES = 2, 100
+SLOW_BATCHES, LEAST_BATCHES, FEW_BATCHES = 2, 5, 100
 # A plan by a measured pace is changed when it is off by more than this share of the steps that are left.
 PACE_TOLERANCE = 0.03
 
@@ -215,6 +215,9 @@ class FollowsRun(pl.Callback):
         """Return the steps that a schedule has left by the clock; infinite without one, or if unknown."""
         timer, clock = timer_of(trainer), self._clock
         if timer is None or clock.counted < 1:
+            return math.inf
+        is_early = (timer.time_remaining() or 0.0) > timer.time_elapsed()
+        if is_early and clock.counted < LEAST_BATCHES:
             return math.inf
         if trainer.lightning_module.automatic_optimization:
             steps = 1 / accumulation_in(trainer, trainer.current_epoch)

@@ -89,8 +89,8 @@ class OneCycleScheduler(LRScheduler):
         own = peak_lrs(optimizer)
         max_lrs = _per_group(own if max_lr is None else max_lr, own)
         total_steps = self.follow_run() if total_steps is None else plain(total_steps)
-        shape: Any = plain(arguments)
-        self._preset: Any = partial(from_preset, preset, **shape)
+        make: Any = from_preset  # whose arguments mypy counts wrongly in a partial
+        self._preset = partial(make, preset, **plain(arguments))
         self._use_policy(self._preset(max(max_lrs), total_steps), Clock())
         self._beyond = self.policy.total_steps - total_steps
         if last_epoch == -1:
