@@ -33,6 +33,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
+from measuring import silence
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import SGD, lr_scheduler
@@ -265,15 +266,6 @@ CASES = {
 
 
 # --------------------------------------------------------------------------------------------- table
-@contextmanager
-def silence() -> Iterator[None]:
-    """Hide Lightning's messages and the progress bar that its finder always shows."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    with redirect_stderr(io.StringIO()):
-        yield
-
-
 def main(quick: bool) -> None:
     """Print one row per scenario when it is done, and the counts."""
     torch.set_num_threads(1)
