@@ -21,6 +21,7 @@ The results stand in the README.
 """
 
 import compileall
+import importlib
 import importlib.util
 import io
 import os
@@ -28,7 +29,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
 from typing import Any
@@ -51,7 +52,7 @@ from measuring import ROOT, Measure, Row, clock, interleaved, main, middle, rati
 from torch import nn
 from torch.optim import SGD
 
-from pl_onecycle import LRRangeTest, WeightDecayProbe, configure_one_cycle, suggest
+from pl_onecycle import LossCurve, LRRangeTest, WeightDecayProbe, configure_one_cycle, suggest
 
 PEER = "torch-lr-finder"
 CANDIDATES, PROBE_STEPS, TRIAL_STEPS, FIT_STEPS = (1e-2, 1e-3, 1e-4, 1e-5), 60, 100, 400
@@ -80,19 +81,18 @@ def lightnings_seconds(kind: Kind, steps: int) -> float:
 
 def peers_seconds(kind: Kind, steps: int) -> float:
     """Return the time of torch-lr-finder's range test, which has a loop of its own, without Lightning."""
-    from torch_lr_finder import LRFinder
-
     pl.seed_everything(0, verbose=False)
     net, batches = Net(kind).net, loader()
     start = clock()
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        finder = LRFinder(net, SGD(net.parameters(), 1e-6, momentum=0.9), nn.CrossEntropyLoss())
+        optimizer = SGD(net.parameters(), 1e-6, momentum=0.9)
+        finder = importlib.import_module("torch_lr_finder").LRFinder(net, optimizer, nn.CrossEntropyLoss())
         finder.range_test(batches, end_lr=0.1, num_iter=steps, diverge_th=float("inf"))
         finder.reset()
     return clock() - start
 
 
-def parts_of(kind: Kind, trials: int, n: int) -> str:
+def parts_of(kind: Kind, curve: LossCurve, trials: int, n: int) -> str:
     """Measure the parts of a range test that are no steps, and return a sentence about them."""
 
     def isolating() -> float:
@@ -102,11 +102,9 @@ def parts_of(kind: Kind, trials: int, n: int) -> str:
 
     def suggesting() -> float:
         start = clock()
-        assert suggest(curve) is not None
+        suggest(curve)
         return (clock() - start) * 1e3
 
-    curve = tested(kind, report=False).curve
-    assert curve is not None
     milliseconds = interleaved({"isolation": isolating, "suggestion": suggesting}, n)
     isolation, suggestion = (middle(milliseconds[name], "ms") for name in ("isolation", "suggestion"))
     return f"isolation takes {isolation} in each of {trials} trials, the suggestion with its interval {suggestion}"
@@ -115,12 +113,15 @@ def parts_of(kind: Kind, trials: int, n: int) -> str:
 def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
     """Measure the range test in fits of one kind of net."""
     first = tested(kind, report=True)
+    assert first.curve is not None
     steps, trials = first.steps_taken, len(first.coarse) + 1
     drawing: list[float] = []
+    saving: list[float] = []
 
     def reported() -> float:
         test = tested(kind, report=True)
         drawing.append(test.drawing * 1e3)
+        saving.append(test.saving * 1e3)
         return test.seconds
 
     measures: dict[str, Measure] = {
@@ -134,8 +135,9 @@ def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
         measures[PEER] = partial(peers_seconds, kind, steps)
     seconds = interleaved(measures, n)
     bare = {name: ratios(values, seconds["bare"]) for name, values in seconds.items()}
+    takes = middle(bare["ours"])
     peer = middle(bare[PEER]) if PEER in bare else "not installed"
-    parts = parts_of(kind, trials, n)
+    parts = parts_of(kind, first.curve, trials, n)
     theirs, floor = middle(bare["Lightning"]), middle(bare["floor"])
     find = f"`LRRangeTest` with its defaults ({steps} steps), {kind}"
     others = f"Lightning's finder {theirs}; {PEER} {peer}; floor, a callback that writes the lr and fetches the loss: "
@@ -154,16 +156,15 @@ def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
         ratios(seconds["ours"], seconds["Lightning"]),
         1.0,
         beside=" against ".join(middle(values, "ms") for values in absolute),
-        because=f"it takes {middle(bare['ours'])} times a bare fit and Lightning's finder {theirs}; the floor is {floor}; {parts}",
+        because=f"it takes {takes} times a bare fit and Lightning's finder {theirs}; the floor is {floor}; {parts}",
     )
-    saving = [(a - b) * 1e3 for a, b in zip(seconds["report"], seconds["ours"], strict=True)]
+    files, pictures = (middle(values[1:], "ms") for values in (saving, drawing))  # the first repetition is not counted
     yield Row.of(
         f"{find}, with its report, until the fit continues, against the same steps of a bare fit",
         bare["report"],
         limits[1],
-        beside=f"writing the files takes {middle(saving, 'ms')}; pictures, after the first batch, "
-        f"{middle(drawing[1:], 'ms')}",
-        because=f"without its report it takes {middle(bare['ours'])}, and writing the files {middle(saving, 'ms')}",
+        beside=f"writing the files takes {files}; pictures, after the first batch, {pictures}",
+        because=f"without its report it takes {takes}, and writing the files {files}",
     )
 
 
@@ -227,13 +228,18 @@ def trial_row(n: int) -> Row:
     )
 
 
+def scheduled_seconds(total_steps: int | None, max_time: Any) -> float:
+    """Return the time of the loop of a fit with a one-cycle schedule."""
+    return loop_seconds(Scheduled(total_steps), FIT_STEPS, max_time=max_time)
+
+
 def length_rows(n: int) -> Iterator[Row]:
     """Measure what it costs that a schedule follows the length of its run."""
     for name, max_time in {"": None, " and a `max_time`": {"hours": 1}}.items():
         seconds = interleaved(
             {
-                "follows": lambda given=max_time: loop_seconds(Scheduled(None), FIT_STEPS, max_time=given),
-                "is given": lambda given=max_time: loop_seconds(Scheduled(FIT_STEPS), FIT_STEPS, max_time=given),
+                "follows": partial(scheduled_seconds, None, max_time),
+                "is given": partial(scheduled_seconds, FIT_STEPS, max_time),
             },
             n,
         )
@@ -246,14 +252,15 @@ def length_rows(n: int) -> Iterator[Row]:
 
 # --------------------------------------------------------------------------------------------- import
 IMPORT = """
-import sys, time
+import importlib, sys, time
 import lightning.pytorch
-if {first!r}:
-    import importlib
-    for name in {first!r}: importlib.import_module(name)
 before, start = set(sys.modules), time.process_time()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+own = time.process_time()
 import pl_onecycle
-print(time.process_time() - start, *sorted(name for name in set(sys.modules) - before))
+end = time.process_time()
+print(end - start, end - own, *sorted(set(sys.modules) - before))
 """
 
 
@@ -266,43 +273,45 @@ def compiled() -> str:
     return folder
 
 
-def imported(first: tuple[str, ...] = ()) -> tuple[float, list[str]]:
-    """Return the milliseconds of the import in a new process and the modules that it has loaded.
+def imported(first: Sequence[str] = ()) -> tuple[float, float, list[str]]:
+    """Import the package in a new process.
 
     Args:
         first: Modules that are imported before.
+
+    Returns:
+        Milliseconds of all imports, those of its own, and the modules that were loaded.
     """
-    code = IMPORT.format(first=first)
     path = {"PYTHONPATH": os.pathsep.join([compiled(), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-W", "ignore", "-c", code]
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT, *first]
     run = subprocess.run(command, env=os.environ | path, capture_output=True, text=True, check=True)
-    seconds, *names = run.stdout.split()
-    return float(seconds) * 1e3, names
+    total, own, *names = run.stdout.split()
+    return float(total) * 1e3, float(own) * 1e3, names
 
 
 def import_row(n: int) -> Row:
     """Measure the import."""
-    _, names = imported()
-    others = tuple(name for name in names if name.partition(".")[0] != "pl_onecycle")
-    milliseconds = interleaved({"all": lambda: imported()[0], "own": lambda: imported(others)[0]}, n)
-    own = middle(milliseconds["own"], "ms")
+    names = imported()[2]
+    others = [name for name in names if name.partition(".")[0] != "pl_onecycle"]
+    total, own, _ = zip(*(imported(others) for _ in range(n)), strict=True)
+    parts = f"{middle(own, 'ms')} for its own {len(names) - len(others)} modules"
     return Row.of(
         "`import pl_onecycle` after `import lightning.pytorch`",
-        milliseconds["all"],
+        total,
         40,
         unit="ms",
-        beside=f"{own} where the {len(others)} modules of other packages that it needs are already imported",
-        because=f"its own {len(names) - len(others)} modules take {own}",
+        beside=f"{parts}; the rest for {len(others)} modules of other packages",
+        because=f"it takes {parts}",
     )
 
 
 def rows(quick: bool) -> Iterator[Row]:
     """Measure all."""
-    n = 7 if quick else 41
+    n = 5 if quick else 31
     for kind in KINDS:
         yield from range_test_rows(kind, n)
     for kind in KINDS:
-        yield probe_row(kind, 5 if quick else 31)
+        yield probe_row(kind, 3 if quick else 21)
     yield trial_row(n)
     yield from length_rows(3 if quick else 21)
     yield import_row(3 if quick else 21)

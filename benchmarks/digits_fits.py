@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pl_onecycle import RangeTestPolicy
 from pl_onecycle.finder import Finder
+from pl_onecycle.report import Saved
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import run_trial
 from pl_onecycle.trial.isolation import isolated
@@ -143,17 +144,24 @@ class Timed(Finder[Any]):
 
     Attributes:
         seconds: Time that the fit waits for it before its first batch.
+        saving: How much of it the files of its report take.
         drawing: Time that it takes at the end of batches, when pictures are drawn.
         steps_taken: How many steps it has trained.
     """
 
-    seconds = drawing = 0.0
+    seconds = saving = drawing = 0.0
     steps_taken = 0
 
     def find(self, trainer: pl.Trainer, saves: bool = True) -> None:
         Net.steps, start = 0, clock()
         super().find(trainer, saves)
         self.seconds, self.steps_taken = clock() - start, Net.steps
+
+    def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
+        start = clock()
+        saved = super()._save(run, changed)
+        self.saving = clock() - start
+        return saved
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -31,12 +31,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
-MODULES, PARAMETERS, GROUPS, STEPS = (
-    (300, 1000, 3000),
-    (10**4, 10**5, 10**6, 10**7),
-    (10, 100, 1000),
-    (100, 200, 400, 800),
-)
+MODULES, PARAMETERS = (300, 1000, 3000), (10**4, 10**5, 10**6, 10**7)
+GROUPS, STEPS = (10, 100, 1000), (100, 200, 400, 800)
 GROUP_STEPS = 60
 WAS, SHARE = 190, 0.12  # times the floor, and how much of it may be left
 
@@ -81,8 +77,8 @@ def module_rows(n: int) -> Iterator[Row]:
         ratios(ours, floor),
         WAS * SHARE,
         beside=f"{middle(ours, 'ms')}; floor, the clone: {middle(floor, 'ms')}; {WAS} before it was made faster",
-        because=f"the clone takes {middle(floor, 'ms')} of {middle(ours, 'ms')}; the rest walks over the dictionaries of"
-        " each module",
+        because=f"the clone takes {middle(floor, 'ms')} of {middle(ours, 'ms')}; the rest walks over the"
+        " dictionaries of each module",
     )
     yield Row.of(
         f"isolation: slope of entering over {MODULES[0]} to {MODULES[-1]:,} modules",
@@ -191,7 +187,7 @@ def loop_seconds_of_mlp(steps: int) -> float:
 
 
 # --------------------------------------------------------------------------------------------- memory
-class Clones(TorchDispatchMode):
+class Clones(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Add up the bytes of all clones.
 
     Attributes:
@@ -199,7 +195,7 @@ class Clones(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -14,7 +14,6 @@ import os
 import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 import warnings
@@ -167,10 +166,15 @@ def installed(name: str) -> str:
 @contextmanager
 def silence() -> Iterator[None]:
     """Hide Lightning's messages and the progress bar that its finder always shows."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    with redirect_stderr(io.StringIO()):
-        yield
+    logger = logging.getLogger("lightning.pytorch")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
@@ -211,10 +215,17 @@ RESULTS, README = Path(__file__).with_name("results.json"), ROOT / "README.md"
 START, END = "<!-- performance -->", "<!-- /performance -->"
 
 
-def write_results(rows: Sequence[Row], minutes: float, path: Path = RESULTS) -> None:
-    """Write rows, hardware and versions as JSON."""
+def write_results(rows: Sequence[Row], mode: str, minutes: float, path: Path) -> None:
+    """Write rows, hardware and versions as JSON.
+
+    Args:
+        rows: What was measured.
+        mode: The option of ``run_all.py`` with which it was.
+        minutes: How long it took.
+        path: Of the file.
+    """
     content = {
-        "command": "python " + " ".join(["benchmarks/run_all.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/run_all.py {mode}",
         "minutes": round(minutes, 1),
         "machine": machine(),
         "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],

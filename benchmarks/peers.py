@@ -18,12 +18,8 @@ scheduler, cosine by epoch) and one of four "robust" (NaN).
 """
 
 import argparse
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version

@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import measuring
 from measuring import Row, alone, machine, show
@@ -27,17 +28,17 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from benchmark.rows(quick)
 
 
-def measure(quick: bool) -> None:
-    """Measure and print all rows; write them unless they are quick ones."""
+def measure(mode: str, path: Path | None) -> None:
+    """Measure and print all rows, and write them to ``path`` if there is one."""
     start = time.perf_counter()
     print(", ".join(f"{name} {value}" for name, value in machine().items()) + "\n")
     with alone():
-        measured = show(rows(quick))
+        measured = show(rows(mode == "--quick"))
     minutes = (time.perf_counter() - start) / 60
     counted = [row.is_met for row in measured if row.target is not None]
     print(f"\n{sum(counted)} of {len(counted)} targets met, {minutes:.1f} minutes")
-    if not quick:
-        measuring.write_results(measured, minutes)
+    if path is not None:
+        measuring.write_results(measured, mode, minutes, path)
 
 
 def write_readme() -> None:
@@ -51,9 +52,12 @@ if __name__ == "__main__":
     modes = parser.add_mutually_exclusive_group(required=True)
     modes.add_argument("--quick", action="store_true", help="print the table, few repetitions")
     modes.add_argument("--full", action="store_true", help="print the table and write results.json")
+    parser.add_argument("--json", type=Path, help="where to write the results; with --full it is results.json")
     modes.add_argument("--readme", action="store_true", help="write the table of results.json into the README")
     arguments = parser.parse_args()
     if arguments.readme:
         write_readme()
+    elif arguments.full:
+        measure("--full", arguments.json or measuring.RESULTS)
     else:
-        measure(arguments.quick)
+        measure("--quick", arguments.json)

@@ -23,8 +23,9 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -68,11 +69,11 @@ class Reads(TorchFunctionMode):
 
 def loads_data() -> bool:
     """Whether a caller is torch's data loading, whose random numbers are on the host."""
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith("torch.utils.data"):
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
 
 
@@ -81,7 +82,7 @@ def waits(run: Callable[[], Any]) -> int:
     if not ON_GPU:
         with Reads() as reads:
             run()
-        return reads.count
+        return int(reads.count)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -117,10 +118,12 @@ def fit_here(steps: int, *callbacks: pl.Callback) -> None:
     fit(Net(), steps, *callbacks, accelerator="gpu" if ON_GPU else "cpu", devices=1)
 
 
-def waits_of(callback: pl.Callback, steps: Callable[[], int]) -> int:
+def waits_of(finder: pl.Callback) -> int:
     """Return the waits of a search at the start of a fit of one step, without those of its steps in a bare fit."""
-    count = waits(lambda: fit_here(1, callback))
-    return count - waits(lambda: fit_here(1 + steps()))
+    Net.steps = 0
+    count = waits(partial(fit_here, 1, finder))
+    steps = finder.steps_taken + 1 if isinstance(finder, Timed) else Net.steps
+    return count - waits(partial(fit_here, steps))
 
 
 def device_rows() -> Iterator[Row]:
@@ -129,24 +132,21 @@ def device_rows() -> Iterator[Row]:
     ours: dict[int, int] = {}
     theirs: dict[int, int] = {}
     for size in (SHORT, LONG):
-        test = fixed(size)
-        ours[size] = waits_of(test, lambda it=test: it.steps_taken)
-        theirs[size] = waits_of(lightnings_finder(size), lambda it=size: it)
-    per_step = {
-        name: (counts[LONG] - counts[SHORT]) / (LONG - SHORT) for name, counts in (("ours", ours), ("theirs", theirs))
-    }
-    lightning = f"Lightning's finder {shown(per_step['theirs'])}"
+        ours[size] = waits_of(fixed(size))
+        theirs[size] = waits_of(lightnings_finder(size))
+    a_step = [(counts[LONG] - counts[SHORT]) / (LONG - SHORT) for counts in (ours, theirs)]
+    lightning = f"Lightning's finder {shown(a_step[1])}"
     how = "reported by CUDA" if ON_GPU else "counted on the CPU with the chunks of an accelerator"
     yield Row.of(
         f"waits for the device a step, fixed sweep, {how}",
-        [per_step["ours"]],
+        a_step[:1],
         1 / 16,
         beside=f"{lightning}; sweeps of {SHORT} and {LONG} steps wait {ours[SHORT]} and {ours[LONG]} times,"
         f" Lightning's {theirs[SHORT]} and {theirs[LONG]}",
         because=f"the losses of {recorder.CHUNK} steps are fetched together; {lightning}",
     )
     test = Test(report=False)
-    count = waits_of(test, lambda: test.steps_taken)
+    count = waits_of(test)
     yield Row.of(
         f"waits for the device a step, `LRRangeTest` with its defaults, {how}",
         [count / test.steps_taken],
@@ -209,13 +209,12 @@ def two_processes() -> dict[str, dict[str, int]]:
     given = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
     given["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-W", "ignore", __file__, "--process"]
-    with tempfile.TemporaryDirectory() as folder:
-        logs = [Path(folder, f"rank{rank}").open("w+") for rank in range(2)]
+    with ExitStack() as opened:
+        logs = [opened.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)]
+        environments = [os.environ | given | {"LOCAL_RANK": str(rank)} for rank in range(2)]
         processes = [
-            subprocess.Popen(
-                command, env=os.environ | given | {"LOCAL_RANK": str(rank)}, stdout=log, stderr=subprocess.STDOUT
-            )
-            for rank, log in enumerate(logs)
+            subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+            for environment, log in zip(environments, logs, strict=True)
         ]
         try:
             codes = [process.wait(timeout=300) for process in processes]
@@ -226,7 +225,6 @@ def two_processes() -> dict[str, dict[str, int]]:
         for log in logs:
             log.seek(0)
             texts.append(log.read())
-            log.close()
     assert codes == [0, 0], "\n".join(text[-3000:] for text in texts)
     results: dict[str, dict[str, int]] = json.loads(texts[0].splitlines()[-1])
     return results
