@@ -147,7 +147,7 @@ def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
         f"{find}, no report, against the same steps of a bare fit",
         bare["ours"],
         limits[0],
-        beside=f"{others}{floor}",
+        reference=f"{others}{floor}",
         because=because,
     )
     absolute = [[value * 1e3 for value in seconds[name]] for name in ("ours", "Lightning")]
@@ -155,7 +155,7 @@ def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
         f"{find}, no report, against Lightning's finder",
         ratios(seconds["ours"], seconds["Lightning"]),
         1.0,
-        beside=" against ".join(middle(values, "ms") for values in absolute),
+        reference=" against ".join(middle(values, "ms") for values in absolute),
         because=f"it takes {takes} times a bare fit and Lightning's finder {theirs}; the floor is {floor}; {parts}",
     )
     files, pictures = (middle(values[1:], "ms") for values in (saving, drawing))  # the first repetition is not counted
@@ -163,7 +163,7 @@ def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
         f"{find}, with its report, until the fit continues, against the same steps of a bare fit",
         bare["report"],
         limits[1],
-        beside=f"writing the files takes {files}; pictures, after the first batch, {pictures}",
+        reference=f"writing the files takes {files}; pictures, after the first batch, {pictures}",
         because=f"without its report it takes {takes}, and writing the files {files}",
     )
 
@@ -198,7 +198,7 @@ def probe_row(kind: Kind, n: int) -> Row:
         f"`WeightDecayProbe`, 4 candidates, {first.steps_taken} steps together, {kind}, against 4 bare fits",
         ratios(seconds["ours"], seconds["bare"]),
         {"MLP": 1.2, "conv": 1.05}[kind],
-        beside=f"floor, a callback that writes the lr and fetches the loss: {floor}; {first.saved:.0%} of the steps"
+        reference=f"floor, a callback that writes the lr and fetches the loss: {floor}; {first.saved:.0%} of the steps"
         " were saved",
         because=f"the floor is {floor}, and each of its trials is isolated by itself",
     )
@@ -224,7 +224,7 @@ def trial_row(n: int) -> Row:
     return Row.of(
         f"`run_trial` of {TRIAL_STEPS} steps, MLP, against the {TRIAL_STEPS + 1} steps of a fit that it takes",
         ratios(seconds["ours"], seconds["bare"]),
-        beside=middle([value * 1e3 for value in seconds["ours"]], "ms"),
+        reference=middle([value * 1e3 for value in seconds["ours"]], "ms"),
     )
 
 
@@ -246,7 +246,7 @@ def length_rows(n: int) -> Iterator[Row]:
         yield Row.of(
             f"fit of {FIT_STEPS} steps{name}, MLP: schedule that follows its run against one of a given length",
             ratios(seconds["follows"], seconds["is given"]),
-            beside=f"{middle([value * 1e3 / FIT_STEPS for value in seconds['is given']], 'ms')} a step",
+            reference=f"{middle([value * 1e3 / FIT_STEPS for value in seconds['is given']], 'ms')} a step",
         )
 
 
@@ -300,7 +300,7 @@ def import_row(n: int) -> Row:
         total,
         40,
         unit="ms",
-        beside=f"{parts}; the rest for {len(others)} modules of other packages",
+        reference=f"{parts}; the rest for {len(others)} modules of other packages",
         because=f"it takes {parts}",
     )
 

@@ -76,7 +76,7 @@ def module_rows(n: int) -> Iterator[Row]:
         "isolation of 1,000 modules: entering a trial, against a clone of all parameters",
         ratios(ours, floor),
         WAS * SHARE,
-        beside=f"{middle(ours, 'ms')}; floor, the clone: {middle(floor, 'ms')}; {WAS} before it was made faster",
+        reference=f"{middle(ours, 'ms')}; floor, the clone: {middle(floor, 'ms')}; {WAS} before it was made faster",
         because=f"the clone takes {middle(floor, 'ms')} of {middle(ours, 'ms')}; the rest walks over the"
         " dictionaries of each module",
     )
@@ -84,7 +84,7 @@ def module_rows(n: int) -> Iterator[Row]:
         f"isolation: slope of entering over {MODULES[0]} to {MODULES[-1]:,} modules",
         slopes(MODULES, seconds, "ours"),
         1.1,
-        beside=f"floor, the clone: {middle(slopes(MODULES, seconds, 'floor'))}",
+        reference=f"floor, the clone: {middle(slopes(MODULES, seconds, 'floor'))}",
         because=f"the slope of the clone is {middle(slopes(MODULES, seconds, 'floor'))}",
     )
 
@@ -100,7 +100,7 @@ def parameter_row(n: int) -> Row:
     return Row.of(
         f"isolation of {most:,} parameters in 10 layers: entering a trial, against a clone of them",
         ratios(ours, floor),
-        beside=f"{middle(ours, 'ms')}; slope over {PARAMETERS[0]:,} to {most:,} parameters"
+        reference=f"{middle(ours, 'ms')}; slope over {PARAMETERS[0]:,} to {most:,} parameters"
         f" {middle(slopes(PARAMETERS, seconds, 'ours'))}, that of the clone"
         f" {middle(slopes(PARAMETERS, seconds, 'floor'))}",
     )
@@ -133,7 +133,7 @@ def group_rows(n: int) -> Iterator[Row]:
         f"`run_trial` of {GROUP_STEPS} steps with 1,000 parameter groups of 1,000 lrs, against the same steps of a fit",
         ratios(seconds["ours 1000"], seconds["bare 1000"]),
         1.8,
-        beside=f"floor, a callback that writes known values into each group: {floor}; slope over {GROUPS[0]} to"
+        reference=f"floor, a callback that writes known values into each group: {floor}; slope over {GROUPS[0]} to"
         f" {GROUPS[-1]:,} groups {middle(slopes(GROUPS, seconds, 'ours'))}, that of the fit"
         f" {middle(slopes(GROUPS, seconds, 'bare'))}",
         because=f"the floor is {floor}",
@@ -171,7 +171,7 @@ def step_row(n: int) -> Row:
         f"`run_trial`, MLP: slope of its cost over {STEPS[0]} to {STEPS[-1]} steps",
         slopes(STEPS, seconds, "ours"),
         1.02,
-        beside=f"a fit: {bare}; at {STEPS[-1]} steps the trial takes {last} times the fit",
+        reference=f"a fit: {bare}; at {STEPS[-1]} steps the trial takes {last} times the fit",
         because=f"that of a fit is {bare}",
     )
 

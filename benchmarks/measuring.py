@@ -86,7 +86,7 @@ class Row:
         high: Third quartile.
         n: Number of repetitions.
         unit: Of target, median and quartiles; empty for a ratio and a number.
-        beside: What else was measured in the same run: floors and other packages.
+        reference: What else was measured in the same run: floors and other packages.
         because: Why the target is missed, where it is.
     """
 
@@ -97,7 +97,7 @@ class Row:
     high: float
     n: int
     unit: str = ""
-    beside: str = ""
+    reference: str = ""
     because: str = ""
 
     @classmethod
@@ -123,7 +123,7 @@ class Row:
         unit = self.unit and f" {self.unit}"
         target = "-" if self.target is None else f"≤ {self.target:g}{unit}"
         result = f"{shown(self.median)}{unit} ({shown(self.low)} to {shown(self.high)})"
-        return [self.what, target, result, str(self.n), self.beside or "-", self.verdict]
+        return [self.what, target, result, str(self.n), self.reference or "-", self.verdict]
 
 
 HEADER = ["what", "target", "median (quartiles)", "n", "in the same run", "verdict"]

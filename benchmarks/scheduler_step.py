@@ -93,7 +93,7 @@ def rows(quick: bool) -> Iterator[Row]:
             f"`OneCycleScheduler.step`, {name}, against `OneCycleLR`",
             ratios(seconds["ours"], seconds["torch's"]),
             target,
-            beside=f"{microseconds}; floor, which only writes known values: {floor}",
+            reference=f"{microseconds}; floor, which only writes known values: {floor}",
             because=f"writing known values alone takes {floor}; the rest is the check of each value's type, as groups"
             " may hold tensors, and the formula",
         )

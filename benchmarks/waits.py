@@ -141,7 +141,7 @@ def device_rows() -> Iterator[Row]:
         f"waits for the device a step, fixed sweep, {how}",
         a_step[:1],
         1 / 16,
-        beside=f"{lightning}; sweeps of {SHORT} and {LONG} steps wait {ours[SHORT]} and {ours[LONG]} times,"
+        reference=f"{lightning}; sweeps of {SHORT} and {LONG} steps wait {ours[SHORT]} and {ours[LONG]} times,"
         f" Lightning's {theirs[SHORT]} and {theirs[LONG]}",
         because=f"the losses of {recorder.CHUNK} steps are fetched together; {lightning}",
     )
@@ -151,7 +151,7 @@ def device_rows() -> Iterator[Row]:
         f"waits for the device a step, `LRRangeTest` with its defaults, {how}",
         [count / test.steps_taken],
         1 / 8,
-        beside=f"{count} in {test.steps_taken} steps and {len(test.coarse) + 1} sweeps; {lightning}",
+        reference=f"{count} in {test.steps_taken} steps and {len(test.coarse) + 1} sweeps; {lightning}",
         because=f"each of its {len(test.coarse) + 1} sweeps ends with a fetch of its own; {lightning}",
     )
 
@@ -247,7 +247,7 @@ def process_row() -> Row:
         "all-reduces and other collectives a step of a fixed sweep, 2 processes (gloo, DDP), beyond a bare fit",
         [a_step("ours", *COLLECTIVES)],
         1.1,
-        beside=f"Lightning's finder {theirs}; {barriers}",
+        reference=f"Lightning's finder {theirs}; {barriers}",
         because=f"{reduces} all-reduces a step let the processes agree that each can continue; Lightning's finder, in"
         f" which they agree only on the end, takes {theirs}",
     )

@@ -54,7 +54,7 @@ def test_a_row_holds_median_and_quartiles() -> None:
     row = Row.of("what", [5, 1, 4, 2, 3], 3.5)
     assert (row.low, row.median, row.high, row.n) == (2, 3, 4, 5)
     assert row.cells() == ["what", "≤ 3.5", "3.00 (2.00 to 4.00)", "5", "-", "met"]
-    alone = Row.of("what", [7], unit="ms", beside="floor 2")
+    alone = Row.of("what", [7], unit="ms", reference="floor 2")
     assert alone.cells() == ["what", "-", "7.00 ms (7.00 to 7.00)", "1", "floor 2", "no target"]
 
 
