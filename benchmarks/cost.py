@@ -1,95 +1,216 @@
-"""Measure the cost of `OneCycleScheduler` and of an isolated trial, as ratios to comparable code.
+"""Measure what the path that users take costs, against bare fits and other packages' finders in the same run.
 
-Each repetition times both sides of a ratio one after the other, in alternating order, on one thread; the table gives
-the median, smallest and largest ratio over the repetitions.
+Small nets on scikit-learn's digits, batches of 32: an MLP, whose step of about a millisecond is nearly all Lightning's,
+and a net of two convolutions with BatchNorm. Times run from the first ``on_train_epoch_start``.
 
-- step: one ``scheduler.step()`` of `OneCycleScheduler` against torch's ``OneCycleLR``, with momentum cycling, for one
-  group, 100 groups with one lr, and 100 groups with 100 lrs. The optimizer step is not included.
-- trial: `run_trial` of 100 steps in a real fit of a small net on scikit-learn's digits, batches of 32, from the first
-  ``on_train_epoch_start``, against (a) the loop of a fit of 100 steps from the same hook to ``on_train_end``, (b) a
-  whole ``Trainer.fit`` of 100 steps, with its setup and teardown, (c) the search of Lightning's `LearningRateFinder`
-  with 100 steps, including its saving and restoring and its progress bar. No early stop. The trial runs one step more
-  than the others, because the loss of step k + 1 shows the effect of step k.
+- range test: `LRRangeTest` with its defaults and without a report: coarse and dense sweep, suggestion with its
+  interval, apply. Against the loop of a fit of the steps that the test has trained; Lightning's `LearningRateFinder`
+  in as many steps, with its saving and restoring and its progress bar; torch-lr-finder in as many steps, if it is
+  installed; and the floor, a fit with a callback that only writes the lr and fetches the loss of each step.
+- report: the same test with its report, until the fit continues; pictures are drawn at the end of the first batch.
+- probe: `WeightDecayProbe` with 4 candidates and no report, against 4 fits that together take its steps; the floor is
+  these fits with the callback above.
+- trial: `run_trial` of 100 steps, without early stop, against the loop of a fit of 101 steps, as many as it trains.
 - length: the loop of a fit of 400 steps whose one-cycle schedule follows the run, without and with a ``max_time``,
   against that of one whose ``total_steps`` is given.
+- import: ``import pl_onecycle`` after ``import lightning.pytorch``, each time in a process of its own.
 
-    python benchmarks/cost.py
+    python benchmarks/cost.py --quick
 
-Result (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server, n = 41, 45 s): a step of
-`OneCycleScheduler` takes 2.28 (1.84 to 3.24) times as long as one of ``OneCycleLR`` with one group (11.6 against 5.2
-microseconds), 0.48 (0.29 to 0.66) times with 100 groups of one lr and 1.62 (1.09 to 2.15) times with 100 groups of 100
-lrs. A trial of 100 steps takes 1.28 (0.68 to 2.13) times as long as the loop of a fit, 1.26 (0.68 to 2.12) times as
-long as a whole fit and 1.13 (0.65 to 1.83) times as long as Lightning's search: no difference that these cores can
-resolve. In another run on one of the cores, shared with other work, with n = 31 (quartiles in brackets), a fit that
-follows its run takes 1.04 (0.99 to 1.06) times as long as one of a given length, at 0.95 milliseconds a step, and 1.00
-(0.98 to 1.05) times with ``max_time``: no difference either.
+The results stand in the README.
 """
 
-import argparse
+import compileall
+import importlib
+import importlib.util
 import io
-import logging
-import platform
-import statistics
+import shutil
+import subprocess
+import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
-from lightning.pytorch.callbacks import LearningRateFinder
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
+from digits_fits import (
+    KINDS,
+    Isolation,
+    Kind,
+    Least,
+    Net,
+    Timed,
+    fit,
+    lightnings_finder,
+    loader,
+    loop_seconds,
+    trial_seconds,
+)
+from measuring import ROOT, Measure, Row, clock, interleaved, main, middle, ratios
+from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.utils.data import DataLoader, TensorDataset
 
-from pl_onecycle import OneCycleScheduler, RangeTestPolicy, configure_one_cycle
-from pl_onecycle.run_optimizer import RunOptimizer
-from pl_onecycle.trial import run_trial
+from pl_onecycle import LossCurve, LRRangeTest, WeightDecayProbe, configure_one_cycle, suggest
 
-TRIAL_STEPS = 100
-FIT_STEPS = 400
-MIN_LR, MAX_LR = 1e-6, 0.1  # this sweep does not diverge
-SCHEDULE_STEPS = 100
-Measure = Callable[[], float]  # seconds
+PEER = "torch-lr-finder"
+CANDIDATES, PROBE_STEPS, TRIAL_STEPS, FIT_STEPS = (1e-2, 1e-3, 1e-4, 1e-5), 60, 100, 400
 
 
-# --------------------------------------------------------------------------------------------- step
-def step_seconds(scheduler_class: type[OneCycleScheduler] | type[OneCycleLR], lrs: list[float]) -> float:
-    """Return the mean seconds per scheduler step, over a whole schedule with one group for each of ``lrs``."""
-    optimizer = SGD([{"params": [nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs], lrs[0], momentum=0.9)
-    scheduler = scheduler_class(optimizer, lrs, SCHEDULE_STEPS)
-    optimizer.step()
-    start = time.perf_counter()
-    for _ in range(SCHEDULE_STEPS - 1):
-        scheduler.step()
-    return (time.perf_counter() - start) / (SCHEDULE_STEPS - 1)
+# ----------------------------------------------------------------------------------------- range test
+class Test(Timed, LRRangeTest):
+    """The range test that users put into their Trainer."""
 
 
-# -------------------------------------------------------------------------------------------- trial
-class Net(pl.LightningModule):
-    """A small classifier of digits."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lr = 0.01
-        self.net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> SGD:
-        return SGD(self.parameters(), self.lr, momentum=0.9)
+def tested(kind: Kind, report: bool) -> Test:
+    """Return a range test that has run in a fit of one step."""
+    test = Test(report=report)
+    fit(Net(kind), 1, test)
+    return test
 
 
+def lightnings_seconds(kind: Kind, steps: int) -> float:
+    """Return the time of Lightning's search, in a fit of one step."""
+    finder = lightnings_finder(steps)
+    fit(Net(kind), 1, finder)
+    assert finder.optimal_lr is not None
+    assert len(finder.optimal_lr.results["lr"]) == steps
+    return finder.seconds
+
+
+def peers_seconds(kind: Kind, steps: int) -> float:
+    """Return the time of torch-lr-finder's range test, which has a loop of its own, without Lightning."""
+    pl.seed_everything(0, verbose=False)
+    net, batches = Net(kind).net, loader()
+    start = clock()
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        optimizer = SGD(net.parameters(), 1e-6, momentum=0.9)
+        finder = importlib.import_module("torch_lr_finder").LRFinder(net, optimizer, nn.CrossEntropyLoss())
+        finder.range_test(batches, end_lr=0.1, num_iter=steps, diverge_th=float("inf"))
+        finder.reset()
+    return clock() - start
+
+
+def isolating(kind: Kind) -> float:
+    """Return the time of entering and of leaving a trial, in a fit of one step."""
+    isolation = Isolation()
+    fit(Net(kind), 1, isolation)
+    return isolation.enter + isolation.leave
+
+
+def parts_of(kind: Kind, curve: LossCurve, trials: int, n: int) -> str:
+    """Measure the parts of a range test that are no steps, and return a sentence about them."""
+
+    def suggesting() -> float:
+        start = clock()
+        suggest(curve)
+        return clock() - start
+
+    seconds = interleaved({"isolation": partial(isolating, kind), "suggestion": suggesting}, n)
+    isolation, suggestion = (middle([1e3 * value for value in values], "ms") for values in seconds.values())
+    return f"isolation takes {isolation} in each of {trials} trials, the suggestion with its interval {suggestion}"
+
+
+def range_test_rows(kind: Kind, n: int) -> Iterator[Row]:
+    """Measure the range test in fits of one kind of net."""
+    first = tested(kind, report=True)
+    assert first.curve is not None
+    steps, trials = first.steps_taken, len(first.coarse) + 1
+    drawing: list[float] = []
+    saving: list[float] = []
+
+    def reported() -> float:
+        test = tested(kind, report=True)
+        drawing.append(test.drawing * 1e3)
+        saving.append(test.saving * 1e3)
+        return test.seconds
+
+    measures: dict[str, Measure] = {
+        "bare": lambda: loop_seconds(Net(kind), steps),
+        "ours": lambda: tested(kind, report=False).seconds,
+        "report": reported,
+        "Lightning": partial(lightnings_seconds, kind, steps),
+        "floor": lambda: loop_seconds(Net(kind), steps, Least()),
+    }
+    if importlib.util.find_spec("torch_lr_finder"):
+        measures[PEER] = partial(peers_seconds, kind, steps)
+    seconds = interleaved(measures, n)
+    bare = {name: ratios(values, seconds["bare"]) for name, values in seconds.items()}
+    takes = middle(bare["ours"])
+    peer = middle(bare[PEER]) if PEER in bare else "not installed"
+    parts = parts_of(kind, first.curve, trials, n)
+    theirs, floor = middle(bare["Lightning"]), middle(bare["floor"])
+    find = f"`LRRangeTest` with its defaults ({steps} steps), {kind}"
+    others = f"Lightning's finder {theirs}; {PEER} {peer}; floor, a callback that writes the lr and fetches the loss: "
+    because = f"the floor is {floor} and Lightning's finder takes {theirs}; {parts}"
+    limits = {"MLP": (1.15, 1.5), "conv": (1.06, 1.2)}[kind]
+    yield Row.of(
+        f"{find}, no report, against the same steps of a bare fit",
+        bare["ours"],
+        limits[0],
+        reference=f"{others}{floor}",
+        because=because,
+    )
+    absolute = [[value * 1e3 for value in seconds[name]] for name in ("ours", "Lightning")]
+    yield Row.of(
+        f"{find}, no report, against Lightning's finder",
+        ratios(seconds["ours"], seconds["Lightning"]),
+        1.0,
+        reference=" against ".join(middle(values, "ms") for values in absolute),
+        because=f"it takes {takes} times a bare fit and Lightning's finder {theirs}; the floor is {floor}; {parts}",
+    )
+    files, pictures = (middle(values[1:], "ms") for values in (saving, drawing))  # the first repetition is not counted
+    yield Row.of(
+        f"{find}, with its report, until the fit continues, against the same steps of a bare fit",
+        bare["report"],
+        limits[1],
+        reference=f"writing the files takes {files}; pictures, after the first batch, {pictures}",
+        because=f"without its report it takes {takes}, and writing the files {files}",
+    )
+
+
+# ---------------------------------------------------------------------------------------------- probe
+class Probe(Timed, WeightDecayProbe):
+    """The probe that users put into their Trainer."""
+
+
+def probed(kind: Kind) -> Probe:
+    """Return a probe that has run in a fit of one step."""
+    probe = Probe(CANDIDATES, num_steps=PROBE_STEPS, report=False)
+    fit(Net(kind, lr=0.05), 1, probe)
+    return probe
+
+
+def probe_row(kind: Kind, n: int) -> Row:
+    """Measure the probe in fits of one kind of net."""
+    first = probed(kind)
+    share, more = divmod(first.steps_taken, len(CANDIDATES))
+    runs = [share + (i < more) for i in range(len(CANDIDATES))]
+    seconds = interleaved(
+        {
+            "ours": lambda: probed(kind).seconds,
+            "bare": lambda: sum(loop_seconds(Net(kind), steps) for steps in runs),
+            "floor": lambda: sum(loop_seconds(Net(kind), steps, Least()) for steps in runs),
+            "isolation": partial(isolating, kind),
+        },
+        n,
+    )
+    floor = middle(ratios(seconds["floor"], seconds["bare"]))
+    isolation, bare = (middle([1e3 * value for value in seconds[name]], "ms") for name in ("isolation", "bare"))
+    return Row.of(
+        f"`WeightDecayProbe`, 4 candidates, {first.steps_taken} steps together, {kind}, against 4 bare fits",
+        ratios(seconds["ours"], seconds["bare"]),
+        {"MLP": 1.2, "conv": 1.05}[kind],
+        reference=f"floor, a callback that writes the lr and fetches the loss: {floor}; {first.saved:.0%} of the steps"
+        " were saved",
+        because=f"the floor is {floor}, and isolation takes {isolation} in each of 4 trials, where the bare fits take"
+        f" {bare}",
+    )
+
+
+# ------------------------------------------------------------------------------------- trial and length
 class Scheduled(Net):
-    """The same with a one-cycle schedule; with ``total_steps`` it does not follow its run."""
+    """A net with a one-cycle schedule; with ``total_steps`` it does not follow its run."""
 
     def __init__(self, total_steps: int | None) -> None:
         super().__init__()
@@ -99,170 +220,106 @@ class Scheduled(Net):
         return configure_one_cycle(self, super().configure_optimizers(), total_steps=self.total_steps)
 
 
-@cache
-def digits() -> TensorDataset:
-    """1,797 images of 8 x 8 pixels: 57 batches of 32."""
-    images, labels = load_digits(return_X_y=True)
-    return TensorDataset(torch.tensor(images / 16, dtype=torch.float32), torch.tensor(labels))
-
-
-class Stopwatch(pl.Callback):
-    """Measure the time of the loop of a fit."""
-
-    def __init__(self) -> None:
-        self.start: float | None = None
-        self.seconds = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = self.start or time.perf_counter()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self.start is not None
-        self.seconds = time.perf_counter() - self.start
-
-
-class Trial(pl.Callback):
-    """Measure the time of a trial."""
-
-    seconds = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        start = time.perf_counter()
-        policy = RangeTestPolicy(MIN_LR, MAX_LR, TRIAL_STEPS)
-        curve = run_trial(RunOptimizer(trainer, 0), policy, early_stop_threshold=None)
-        self.seconds = time.perf_counter() - start
-        assert len(curve) == TRIAL_STEPS
-
-
-class TimedFinder(LearningRateFinder):
-    """Measure the time of Lightning's search."""
-
-    seconds = 0.0
-
-    def lr_find(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        start = time.perf_counter()
-        super().lr_find(trainer, pl_module)
-        self.seconds = time.perf_counter() - start
-        assert self.optimal_lr is not None
-        assert len(self.optimal_lr.results["lr"]) == TRIAL_STEPS
-
-
-def fit(
-    callbacks: list[pl.Callback], max_steps: int, net: pl.LightningModule | None = None, max_time: Any = None
-) -> float:
-    """Fit a net and return the seconds of the whole call."""
-    pl.seed_everything(0, verbose=False)
-    trainer = pl.Trainer(
-        max_steps=max_steps,
-        max_time=max_time,
-        callbacks=callbacks,
-        default_root_dir=tempfile.gettempdir(),
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+def trial_row(n: int) -> Row:
+    """Measure a trial."""
+    seconds = interleaved(
+        {"ours": lambda: trial_seconds(Net(), TRIAL_STEPS), "bare": lambda: loop_seconds(Net(), TRIAL_STEPS + 1)}, n
     )
-    loader = DataLoader(digits(), 32, shuffle=True)
-    start = time.perf_counter()
-    trainer.fit(net or Net(), loader)
-    return time.perf_counter() - start
+    return Row.of(
+        f"`run_trial` of {TRIAL_STEPS} steps, MLP, against the {TRIAL_STEPS + 1} steps of a fit that it takes",
+        ratios(seconds["ours"], seconds["bare"]),
+        reference=middle([value * 1e3 for value in seconds["ours"]], "ms"),
+    )
 
 
-def trial() -> float:
-    """Return the seconds of our trial, in a fit of one step."""
-    callback = Trial()
-    fit([callback], max_steps=1)
-    return callback.seconds
+def scheduled_seconds(total_steps: int | None, max_time: Any) -> float:
+    """Return the time of the loop of a fit with a one-cycle schedule."""
+    return loop_seconds(Scheduled(total_steps), FIT_STEPS, max_time=max_time)
 
 
-def loop() -> float:
-    """Return the seconds of the loop of a plain fit."""
-    callback = Stopwatch()
-    fit([callback], max_steps=TRIAL_STEPS)
-    return callback.seconds
+def length_rows(n: int) -> Iterator[Row]:
+    """Measure what it costs that a schedule follows the length of its run."""
+    for name, max_time in {"": None, " and a `max_time`": {"hours": 1}}.items():
+        seconds = interleaved(
+            {
+                "follows": partial(scheduled_seconds, None, max_time),
+                "is given": partial(scheduled_seconds, FIT_STEPS, max_time),
+            },
+            n,
+        )
+        yield Row.of(
+            f"fit of {FIT_STEPS} steps{name}, MLP: schedule that follows its run against one of a given length",
+            ratios(seconds["follows"], seconds["is given"]),
+            reference=f"{middle([value * 1e3 / FIT_STEPS for value in seconds['is given']], 'ms')} a step",
+        )
 
 
-def scheduled(total_steps: int | None, max_time: Any = None) -> float:
-    """Return the seconds of the loop of a fit with a one-cycle schedule."""
-    callback = Stopwatch()
-    fit([callback], FIT_STEPS, Scheduled(total_steps), max_time)
-    return callback.seconds
+# --------------------------------------------------------------------------------------------- import
+IMPORT = """
+import importlib, sys, time
+import lightning.pytorch
+before, start = set(sys.modules), time.process_time()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+own = time.process_time()
+import pl_onecycle
+end = time.process_time()
+print(end - start, end - own, *sorted(set(sys.modules) - before))
+"""
 
 
-def whole_fit() -> float:
-    """Return the seconds of a whole plain fit."""
-    return fit([], max_steps=TRIAL_STEPS)
+@cache
+def compiled() -> str:
+    """Return a folder with a copy of the package and its byte code, which an environment may not allow to write."""
+    folder = f"{tempfile.gettempdir()}/compiled"
+    shutil.copytree(ROOT / "pl_onecycle", f"{folder}/pl_onecycle", ignore=shutil.ignore_patterns("__pycache__"))
+    compileall.compile_dir(folder, quiet=1)
+    return folder
 
 
-def lightnings() -> float:
-    """Return the seconds of Lightning's search, in a fit of one step."""
-    finder = TimedFinder(MIN_LR, MAX_LR, TRIAL_STEPS, early_stop_threshold=None, update_attr=False)
-    fit([finder], max_steps=1)
-    return finder.seconds
+def imported(first: Sequence[str] = ()) -> tuple[float, float, list[str]]:
+    """Import the package in a new process.
+
+    Args:
+        first: Modules that are imported before.
+
+    Returns:
+        Milliseconds of all imports, those of its own, and the modules that were loaded.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", IMPORT, *first]
+    # Python imports from the folder in which it runs such a command.
+    run = subprocess.run(command, cwd=compiled(), capture_output=True, text=True, check=True)
+    total, own, *names = run.stdout.split()
+    return float(total) * 1e3, float(own) * 1e3, names
 
 
-# --------------------------------------------------------------------------------------------- table
-def interleaved(measures: list[Measure], n: int) -> list[list[float]]:
-    """Return the seconds of each measure in n repetitions after a warm-up; every other one reverses the order."""
-    seconds: list[list[float]] = [[] for _ in measures]
-    order = list(range(len(measures)))
-    for repetition in range(-1, n):
-        for i in order if repetition % 2 else reversed(order):
-            taken = measures[i]()
-            if repetition >= 0:
-                seconds[i].append(taken)
-    return seconds
+def import_row(n: int) -> Row:
+    """Measure the import."""
+    names = imported()[2]
+    others = [name for name in names if name.partition(".")[0] != "pl_onecycle"]
+    total, own, _ = zip(*(imported(others) for _ in range(n)), strict=True)
+    parts = f"{middle(own, 'ms')} for its own {len(names) - len(others)} modules"
+    return Row.of(
+        "`import pl_onecycle` after `import lightning.pytorch`",
+        total,
+        40,
+        unit="ms",
+        reference=f"{parts}; the rest for {len(others)} modules of other packages",
+        because=f"it takes {parts}",
+    )
 
 
-def row(name: str, one: list[float], other: list[float], unit: str) -> str:
-    """Return one row of the table."""
-    scale = {"µs": 1e6, "ms": 1e3}[unit]
-    ratios = [a / b for a, b in zip(one, other, strict=True)]
-    medians = " against ".join(f"{statistics.median(seconds) * scale:.1f}" for seconds in (one, other))
-    return f"| {name} | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {medians} {unit} |"
-
-
-def cpu() -> str:
-    """Return the name of the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Hide Lightning's messages and the progress bar of its finder."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    with redirect_stderr(io.StringIO()):
-        yield
-
-
-def main(quick: bool) -> None:
-    """Run the measurements and print the table."""
-    torch.set_num_threads(1)
-    n = 3 if quick else 41
-    print(f"torch {version('torch')}, lightning {version('lightning')}, {cpu()}, n = {n}\n")
-    print("| what | median ratio (min to max) | medians |\n|---|---|---|")
-    groups = {"1 group": [0.1], "100 groups": [0.1] * 100, "100 groups, 100 lrs": [0.1 * 0.95**i for i in range(100)]}
-    for name, lrs in groups.items():
-        one, other = interleaved([partial(step_seconds, kind, lrs) for kind in (OneCycleScheduler, OneCycleLR)], n)
-        print(row(f"step, {name}: OneCycleScheduler against OneCycleLR", one, other, "µs"), flush=True)
-    names = ("the loop of a fit", "a whole Trainer.fit", "LearningRateFinder")
-    one, *others = interleaved([trial, loop, whole_fit, lightnings], n)
-    for name, other in zip(names, others, strict=True):
-        print(row(f"trial of {TRIAL_STEPS} steps against {name}", one, other, "ms"))
-    for name, max_time in {"": None, " with max_time": {"hours": 1}}.items():
-        measures: list[Measure] = [partial(scheduled, total_steps, max_time) for total_steps in (None, FIT_STEPS)]
-        one, other = interleaved(measures, n)
-        print(row(f"fit of {FIT_STEPS} steps{name}: length of the run against a given one", one, other, "ms"))
+def rows(quick: bool) -> Iterator[Row]:
+    """Measure all."""
+    n = 5 if quick else 31
+    for kind in KINDS:
+        yield from range_test_rows(kind, n)
+    for kind in KINDS:
+        yield probe_row(kind, 3 if quick else 21)
+    yield trial_row(n)
+    yield from length_rows(3 if quick else 21)
+    yield import_row(3 if quick else 21)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="3 repetitions instead of 41")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as tempfile.tempdir, silence():
-        main(**vars(arguments))
+    main(rows, __doc__)

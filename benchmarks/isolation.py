@@ -39,7 +39,8 @@ import torch
 from lightning.pytorch.callbacks import LearningRateFinder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout: its tests hold the scenarios, no wheel does
-from peers import PASS, silence
+from measuring import silence
+from peers import PASS
 
 from pl_onecycle import LRRangeTest
 from tests.faults import FAULTS, Fault

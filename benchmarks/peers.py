@@ -18,12 +18,8 @@ scheduler, cosine by epoch) and one of four "robust" (NaN).
 """
 
 import argparse
-import io
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import version
@@ -33,6 +29,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import LearningRateFinder
+from measuring import silence
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim import SGD, lr_scheduler
@@ -265,15 +262,6 @@ CASES = {
 
 
 # --------------------------------------------------------------------------------------------- table
-@contextmanager
-def silence() -> Iterator[None]:
-    """Hide Lightning's messages and the progress bar that its finder always shows."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    with redirect_stderr(io.StringIO()):
-        yield
-
-
 def main(quick: bool) -> None:
     """Print one row per scenario when it is done, and the counts."""
     torch.set_num_threads(1)
