@@ -73,6 +73,9 @@ class Net(Recording):
     def on_before_zero_grad(self, optimizer: Any) -> None:
         self.meet("on_before_zero_grad")
 
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.meet("on_train_batch_end")
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
         return configure_one_cycle(self, optimizer)
@@ -436,6 +439,7 @@ IN_BACKWARD: dict[str, dict[str, Any]] = {
 HOOKS = (
     *("data set", "on_train_batch_start", "training_step", "on_before_backward", "backward", "on_after_backward"),
     "on_before_zero_grad",
+    "on_train_batch_end",
 )
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "shuffled, dropout, BatchNorm": lambda: fits(SHUFFLED, quiet()),

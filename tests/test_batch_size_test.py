@@ -273,6 +273,25 @@ def test_whole_batches_of_a_stream_are_measured(fits: int, found: int) -> None:
     assert test.value == found
 
 
+class OnlyFull(Rows):
+    """A stream whose loader drops what is not a full batch, and does not say how long it is."""
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(Chunks40(), self.batch_size, drop_last=True)
+
+
+class Chunks40(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(data(40).dataset)
+
+
+def test_a_size_without_a_batch_does_not_fit() -> None:
+    test = BatchSizeTest(256, report=False)
+    trainer([test], max_steps=3).fit(Net(1000), datamodule=OnlyFull())
+    assert test.value == 32
+    assert test.tries[64] == "there was no full batch to train with"
+
+
 def test_it_runs_before_the_other_finders_whose_batches_have_the_size(tmp_path: Path) -> None:
     sizes: list[int] = []
     sweep = LRRangeTest(1e-4, 1.0, 20, report=False)

@@ -2,8 +2,11 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +16,7 @@ from lightning.pytorch.callbacks import BatchSizeFinder, GradientAccumulationSch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, IterableDataset
 
-from pl_onecycle import LRRangeTest, OneCycleScheduler, configure_one_cycle
+from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle
 from pl_onecycle.run_length import FollowsRun, steps_left
 from tests.fits import SmallNet, data, trainer
 
@@ -165,6 +168,43 @@ def test_a_length_that_does_not_change_is_not_replanned(caplog: pytest.LogCaptur
     assert [line for line in caplog.messages if line.startswith("One-cycle schedule")] == []
 
 
+@pytest.mark.parametrize(("rows", "before", "after"), [(960, 30, 32), (20, 32, 16), (30, 2, 1)])
+def test_a_batch_size_that_changes_before_the_first_step_is_planned_exactly(rows: int, before: int, after: int) -> None:
+    class Sized(pl.LightningDataModule):
+        batch_size = before
+
+        def train_dataloader(self) -> Any:
+            return data(rows, self.batch_size)
+
+    class Changes(pl.Callback):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            trainer.datamodule.batch_size = after  # type: ignore[attr-defined]
+            trainer.fit_loop._combined_loader = None
+            trainer.fit_loop.setup_data()
+
+    module = Cycled()
+    trainer([Changes()], max_epochs=2).fit(module, datamodule=Sized())
+    plan = OneCyclePolicy(PEAK, len(module.lrs[0]))
+    assert module.lrs[0] == [plan.lr(step) for step in range(plan.total_steps)]
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_a_resumed_run_of_another_length_says_once_what_is_planned(tmp_path: Path, caplog: Any) -> None:
+    saver = ModelCheckpoint(tmp_path, filename="epoch")
+    trainer([saver], max_epochs=2, enable_checkpointing=True).fit(Cycled(), data(batch_size=8))
+    caplog.set_level(logging.INFO)
+    module = Cycled()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="The one-cycle schedule was saved for")
+        trainer(max_epochs=6).fit(module, data(batch_size=8), ckpt_path=str(tmp_path / "epoch.ckpt"))
+    lines = [line for line in caplog.messages if line.startswith("One-cycle schedule: ")]
+    assert [line.partition(";")[0] for line in lines] == [
+        "One-cycle schedule: 0 steps were planned from step 64 on, and the run has 128"
+    ]
+    assert max(module.lrs[-1]) == pytest.approx(PEAK, rel=0.02)
+    assert module.lrs[-1][-1] < PEAK / 1e4
+
+
 # ------------------------------------------------------------------------------------------------- own pace
 class ByHand(Cycled):
     """Steps two optimizers, each at its own pace: (batches between steps, steps a batch)."""
@@ -200,7 +240,67 @@ def test_each_optimizer_has_a_cycle_at_its_own_pace(limit: dict[str, Any], paces
         assert min(lrs[-3:]) < PEAK / 30
 
 
+class Alternates(Cycled):
+    """Steps its schedules in every batch, and its optimizer in every third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer, scheduler = self.optimizers(), self.lr_schedulers()
+        self.manual_backward(self.loss(batch))
+        if batch_idx % 3 == 2:
+            optimizer.step()  # type: ignore[union-attr]
+            optimizer.zero_grad()  # type: ignore[union-attr]
+        scheduler.step()  # type: ignore[union-attr]
+
+
+class NotStepped(Alternates):
+    """Steps its optimizer by hand, and never its schedule."""
+
+    def lr_schedulers(self) -> Any:
+        return SimpleNamespace(step=lambda: None)
+
+
+def test_a_schedule_that_nobody_steps_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"it is not stepped, although its optimizer is.*`self\.lr_schedulers\(\)`"):
+        trainer(max_epochs=1).fit(NotStepped(), data(batch_size=4))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="One-cycle schedule")
+        trainer(max_epochs=1).fit(Alternates(), data(batch_size=4))
+
+
+def test_a_trial_does_not_show_in_a_schedule_that_is_stepped_before_its_optimizer() -> None:
+    lrs = []
+    for callbacks in ([], [LRRangeTest(num_steps=10, apply=False, report=False)]):
+        torch.manual_seed(0)
+        module = Alternates()
+        trainer(callbacks, max_epochs=3).fit(module, data(batch_size=8))
+        lrs.append(module.lrs[0])
+    assert lrs[0] == lrs[1][-len(lrs[0]) :]
+    assert lrs[0][-1] < PEAK / 1e3
+
+
 # --------------------------------------------------------------------------------------------------- the clock
+class SlowToBegin(Cycled):
+    """The first two batches take far longer than the others, as when a picture is drawn."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        time.sleep(0.3 if self.global_step < 2 else 0.003)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.slow
+def test_slow_batches_at_the_start_do_not_shorten_the_cycle() -> None:
+    module = SlowToBegin()
+    trainer(max_time={"seconds": 3}, max_epochs=None).fit(module, data(batch_size=8))
+    (lrs,) = module.lrs
+    assert max(lrs) == pytest.approx(PEAK, rel=0.05)
+    assert 0.25 < lrs.index(max(lrs)) / len(lrs) < 0.75
+    assert lrs[-1] < PEAK / 50
+
+
 class Paced(Cycled):
     """A step takes four milliseconds, or more from a step on."""
 

@@ -1,6 +1,7 @@
 """A schedule that is resumed in a run of another length reaches its new end without a jump."""
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -290,3 +291,22 @@ def test_a_cycle_that_ends_at_its_peak_can_be_resumed(asked: int) -> None:
         resumed.load_state_dict(scheduler.state_dict())
     lr = group_of(play(again, resumed, 12))[0]
     assert lr == pytest.approx([5.9] * 12)
+
+
+@pytest.mark.parametrize("arguments", [{"pct_start": 0.0}, {"preset": "torch_three_phase", "pct_start": 0.0}], ids=str)
+def test_a_cycle_without_a_rise_that_has_ended_rises_again_without_a_jump(arguments: dict[str, Any]) -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 1.0, 10, **arguments)
+    play(optimizer, scheduler, 10)
+    assert scheduler.replan(60)
+    lrs, _ = group_of(play(optimizer, scheduler, 50))
+    assert max(abs(after - before) for before, after in pairwise(lrs)) < 0.1
+    assert max(lrs) == pytest.approx(1.0, rel=0.05)
+
+
+@pytest.mark.parametrize("preset", ["smith", "torch", "torch_three_phase", "fastai"])
+@pytest.mark.parametrize("planned", [4, 10, 5000])
+def test_a_plan_that_changes_before_the_first_step_is_that_of_its_new_length(preset: Any, planned: int) -> None:
+    replanned, new = (OneCycleScheduler(sgd(), 1.0, steps, preset=preset) for steps in (planned, 1000))
+    assert replanned.replan(1000)
+    assert replanned.policy == new.policy

@@ -1,5 +1,6 @@
 """`Memory` and `RandomState`: what is remembered comes back, in place."""
 
+import array
 import io
 import random
 from collections import OrderedDict, defaultdict, deque
@@ -421,3 +422,57 @@ def test_attributes_in_slots_come_back() -> None:
     memory.restore()
     assert (steps.count, steps.seen) == (1, [1])
     assert steps.seen is seen
+
+
+def sparse() -> torch.Tensor:
+    return torch.eye(3).to_sparse()
+
+
+def expanded() -> torch.Tensor:
+    return torch.zeros(1, 4).expand(3, 4)
+
+
+IN_PLACE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "sparse, multiplied": (sparse, lambda it: it.mul_(3.0)),
+    "sparse, other data": (sparse, lambda it: setattr(it, "data", torch.zeros(3, 3).to_sparse())),
+    "expanded, one row": (expanded, lambda it: it[0].add_(1.0)),
+    "bytearray": (lambda: bytearray(b"abc"), lambda it: it.extend(b"d")),
+    "array": (lambda: array.array("d", [1.0, 2.0]), lambda it: it.reverse()),
+}
+
+
+@pytest.mark.parametrize(("make", "change"), IN_PLACE.values(), ids=IN_PLACE)
+def test_what_is_changed_in_place_comes_back(make: Callable[[], Any], change: Callable[[Any], Any]) -> None:
+    thing, memory = make(), Memory()
+    memory.remember([thing])
+    change(thing)
+    assert repr(thing) != repr(make())
+    memory.restore()
+    assert repr(thing) == repr(make())
+
+
+def test_a_set_that_has_not_changed_keeps_its_order() -> None:
+    names = {f"name {k}" for k in range(50)}
+    names -= {f"name {k}" for k in range(0, 50, 3)}  # filled again, it would have another order
+    order, memory = list(names), Memory()
+    memory.remember([names])
+    memory.restore()
+    assert list(names) == order
+
+
+def test_a_module_with_slots_comes_back() -> None:
+    class Slotted(nn.Module):
+        __slots__ = ("count",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = [1]
+
+    module, memory = Slotted(), Memory()
+    memory.remember(module)
+    kept = module.count
+    module.count.append(2)
+    module.count = []
+    memory.restore()
+    assert module.count is kept
+    assert kept == [1]
