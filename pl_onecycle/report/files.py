@@ -10,6 +10,7 @@ import math
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -65,15 +66,21 @@ def write_folder(
 
 
 def write_picture(folder: str, name: str, figure: Figure) -> None:
-    """Write ``<name>.png`` into a directory that `write_folder` has made.
+    """Write ``<name>.png`` into a directory that `write_folder` has made, or nothing.
 
     Raises:
         OSError: It cannot be written.
     """
     content = io.BytesIO()
     figure.savefig(content, dpi=120)
-    with fsspec.open(f"{folder}/{name}.png", "wb") as handle:
-        handle.write(content.getvalue())
+    files, path = fsspec.core.url_to_fs(f"{folder}/{name}.png")
+    try:
+        with files.open(path, "wb") as handle:
+            handle.write(content.getvalue())
+    except OSError:
+        with suppress(OSError):  # half a picture is worse than none
+            files.rm(path)
+        raise
 
 
 def curve_table(curve: LossCurve) -> Table:

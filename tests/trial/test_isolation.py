@@ -245,7 +245,7 @@ ONE_FAULT = (
 )
 
 
-@pytest.mark.filterwarnings("ignore:LR range test. the report could not be written.*")
+@pytest.mark.filterwarnings("ignore:LR range test. the (report|picture) could not be (written|drawn).*")
 @pytest.mark.parametrize("at", [0, 13])
 @pytest.mark.parametrize(
     ("name", "fault"),
