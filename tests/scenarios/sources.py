@@ -7,6 +7,7 @@ import struct
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from mmap import mmap
 from typing import Any
@@ -135,8 +136,13 @@ def records() -> bytes:
 def opened(owner: Any, mode: str = "w+b") -> Any:
     """An open file that no directory knows, closed with its owner."""
     file = tempfile.TemporaryFile(mode)  # noqa: SIM115
-    weakref.finalize(owner, file.close)
+    weakref.finalize(owner, _close, file)
     return file
+
+
+def _close(file: Any) -> None:
+    with suppress(OSError):  # a worker has moved the place that it shares, to which the buffer would go back
+        file.close()
 
 
 def opened_records(owner: Any) -> Any:
