@@ -103,10 +103,13 @@ def attempt(trainer: pl.Trainer, prepare: PrepareLoaders, num_steps: int) -> Att
     Raises:
         TrialFailedElsewhere: Another process failed, and not for want of memory.
     """
-    garbage_collection_cuda()
+    is_small = trainer.strategy.root_device.type != "cpu"  # on the host, garbage costs less than collecting it
+    if is_small:
+        garbage_collection_cuda()
     counter, processes = _Counter(trainer, num_steps), Agreement(trainer)
     ended = _train_some(trainer, prepare, counter)
-    garbage_collection_cuda()  # the frames of the attempt are gone
+    if is_small or isinstance(ended, Exception):
+        garbage_collection_cuda()  # the frames of the attempt are gone
     try:
         is_error = isinstance(ended, Exception) and not isinstance(ended, TrialFailedElsewhere)
         if processes.anywhere(is_error and not is_out_of_memory(ended)):  # type: ignore[arg-type]
