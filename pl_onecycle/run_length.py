@@ -130,7 +130,8 @@ class FollowsRun(pl.Callback):
     """Replans the one-cycle schedules of a Trainer that follow its run, see `configure_one_cycle`.
 
     *Runs at* ``on_train_epoch_start``; where the pace must be measured also after batches: with manual optimization
-    after 1, 2, 4, 8, ... of them, with a wall clock after each hundredth of the time that is left.
+    after 1, 2, 4, 8, ... of them, with a wall clock after each of the first hundred, and then after each hundredth of
+    the time that is left.
 
     *Changes* nothing but those schedules, and the interval of their configs: they are stepped every step.
 
@@ -216,16 +217,14 @@ class FollowsRun(pl.Callback):
         timer, clock = timer_of(trainer), self._clock
         if timer is None or clock.counted < 1:
             return math.inf
-        is_early = (timer.time_remaining() or 0.0) > timer.time_elapsed()
-        if is_early and clock.counted < LEAST_BATCHES:
+        elapsed, remaining = timer.time_elapsed(), timer.time_remaining() or 0.0
+        if remaining > elapsed and clock.counted < LEAST_BATCHES:  # it is early
             return math.inf
         if trainer.lightning_module.automatic_optimization:
             steps = 1 / accumulation_in(trainer, trainer.current_epoch)
         else:
             steps = (now.step - start.step) / max(now.batches - start.batches, 1)
-        remaining = timer.time_remaining() or 0.0
-        whole = timer.time_elapsed() + remaining
-        by_time = (remaining - SPARE_TIME * whole) / clock.seconds * steps
+        by_time = (remaining - SPARE_TIME * (elapsed + remaining)) / clock.seconds * steps
         return max(by_time - ROUNDING_STEPS, 0) if steps > 0 else math.inf
 
     def _warn_if_not_stepped(self, schedule: OneCycleScheduler, start: _Mark, now: _Mark) -> None:

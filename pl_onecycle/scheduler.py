@@ -186,10 +186,9 @@ class OneCycleScheduler(LRScheduler):
         if epoch is None and self._step_count > 1:
             self._step_count += 1
             self.last_epoch += 1
-            self._write()
         else:
             super().step(epoch)  # also warns if the optimizer has not stepped before
-            self._write()
+        self._write()
 
     @override
     def get_lr(self) -> list[Any]:
@@ -345,11 +344,12 @@ class OneCycleScheduler(LRScheduler):
 
     def _enter(self, step: int) -> "_Course":
         """Keep what is the same for all steps of the segment that ``step`` belongs to, and return it."""
-        for group, lr in zip(self.optimizer.param_groups, self.max_lrs, strict=True):
+        max_lrs = self.max_lrs
+        for group, lr in zip(self.optimizer.param_groups, max_lrs, strict=True):
             group["max_lr"] = lr
         segment = segment_at(self.policy, self._clock, step)
         phase = self.policy.phases[segment.phase]
-        ends = {lr: self._policy_of(lr).phases[segment.phase].lr for lr in self.max_lrs if lr > 0}
+        ends = {lr: self._policy_of(lr).phases[segment.phase].lr for lr in max_lrs if lr > 0}
         momenta = phase.momentum if self.policy.cycle_momentum else None
         self._course = _Course(segment, [*ends.items()], phase.lr[1] / phase.lr[0], momenta)
         return self._course

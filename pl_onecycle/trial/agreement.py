@@ -1,6 +1,6 @@
 """What the processes of a trial agree on: whether each can continue, and whose fault an exception is.
 
-The life of a step, seen from here: before each forward pass, before each backward pass and at the end of each batch
+The life of a step, seen from here: before each batch, each forward and each backward pass, and at the end of each batch
 all processes meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait;
 one that fails within a backward pass first takes part in the reductions that the others wait for. An exception in a
 step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they do

@@ -130,7 +130,7 @@ class Recorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._processes.meet()  # before Lightning's own collectives between batches
+        self._processes.meet()  # before the losses are reduced
         self._collector.finish_batch(self.step, outputs)
         if self._checkups.is_metric_due(self._begun_at):
             self._checkups.record("training", self._begun_at)

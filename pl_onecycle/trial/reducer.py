@@ -37,9 +37,7 @@ def reducer_renewal(wrapper: Any) -> Callable[[], None]:
     before = {name: value for name, value in vars(wrapper).items() if name not in ("reducer", "logger")}
     hooks, has_order = [*wrapper._comm_hooks], wrapper._has_rebuilt_buckets
     # Chosen when the module was wrapped; parameters may have been frozen since.
-    reduced = {
-        id(weight) for bucket in wrapper.reducer._get_zeros_like_grad_buckets() for weight in bucket.parameters()
-    }
+    reduced = set(map(id, _reduced(wrapper)))
 
     def renew() -> None:
         if has_order and _is_finished(wrapper):
