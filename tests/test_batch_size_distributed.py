@@ -1,17 +1,12 @@
 """A search for the batch size on two processes of which one runs out of memory: none waits, and both agree."""
 
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.batch_size_processes import WHERES
+from tests.processes import one_by_one, seen_by
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="this torch has no torch.distributed")
 
@@ -19,25 +14,8 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="th
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the two processes has seen."""
-    folder, processes = tmp_path_factory.mktemp("batch_size_processes"), []
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for rank in range(2):
-        given = {"LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = os.environ | {key: str(value) for key, value in given.items()} | {"OMP_NUM_THREADS": "1"}
-        root = str(Path(__file__).parents[1])
-        environment["PYTHONPATH"] = os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])
-        command = [sys.executable, "-W", "ignore", "-m", "tests.batch_size_processes", str(folder)]
-        with (folder / f"log{rank}").open("w") as log:
-            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
-    try:
-        codes = [process.wait(timeout=240) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert codes == [0, 0], "\n".join((folder / f"log{rank}").read_text()[-3000:] for rank in range(2))
-    return [json.loads((folder / f"rank{rank}" / "results.json").read_text()) for rank in range(2)]
+    folder = tmp_path_factory.mktemp("batch_size_processes")
+    return seen_by(folder, one_by_one(2), "tests.batch_size_processes")
 
 
 @pytest.mark.parametrize("where", WHERES)
