@@ -83,9 +83,9 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         | {"trial/stand_ins", "trial/tapes"},
     ),
     "trial/driver": ("torch", {"optimizer_groups", "policy"}),
-    "trial/losses": ("Lightning", {"_lightning"}),
     "trial/checkups": ("Lightning", {"_lightning", "curves"}),
     "trial/agreement": ("Lightning", {"_lightning", "trial/reducer"}),
+    "trial/losses": ("Lightning", {"_lightning", "trial/agreement"}),
     "trial/recorder": (
         "Lightning",
         {"_lightning", "curves", "policy", "real_step", "run_optimizer"}

@@ -125,10 +125,10 @@ def test_a_sweep_reads_its_losses_once_in_a_chunk_and_lightnings_finder_at_every
 
     with alone(), chunks_of_an_accelerator():
         waits_of(fixed(2))  # what happens once in a process
-        ours = [waits_of(fixed(steps)) for steps in (16, 32)]  # 17 and 33 steps
-        theirs = [waits_of(lightnings_finder(steps)) for steps in (16, 32)]
+        ours = [waits_of(fixed(steps)) for steps in (20, 40)]  # 21 and 41 steps
+        theirs = [waits_of(lightnings_finder(steps)) for steps in (20, 40)]
     assert ours == [2, 3]
-    assert theirs[1] - theirs[0] == 16
+    assert theirs[1] - theirs[0] == 20
 
 
 def test_the_chunks_of_a_trial_are_its_own_again_after_the_count() -> None:

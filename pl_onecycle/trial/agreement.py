@@ -1,10 +1,10 @@
 """What the processes of a trial agree on: whether each can continue, and whose fault an exception is.
 
-The life of a step, seen from here: before each batch, each forward and each backward pass, and at the end of each batch
-all processes meet in `Agreement.meet`, so that one that fails stops all of them there instead of leaving them to wait;
-one that fails within a backward pass first takes part in the reductions that the others wait for. An exception in a
-step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's fault. Where they do
-not, `run.py` repeats the steps, and all processes take part.
+The life of a step, seen from here: before each forward and each backward pass, and at the end of a batch after which
+they communicate, all processes meet in `Agreement.meet`, so that one that fails stops all of them there instead of
+leaving them to wait; one that fails within a backward pass first takes part in the reductions that the others wait for.
+An exception in a step ends up in `Agreement.is_divergence`: values that are not finite make it the learning rate's
+fault. Where they do not, `run.py` repeats the steps, and all processes take part.
 """
 
 import logging
@@ -18,6 +18,10 @@ from pl_onecycle._lightning import pl
 from pl_onecycle.trial.reducer import finish_backward
 
 logger = logging.getLogger(__name__)
+
+# The most numbers that processes exchange where they meet. All meetings have this size: one process may fail and come
+# to a meeting of its own while the others exchange numbers.
+MOST_NUMBERS = 41
 
 
 class TrialFailedElsewhere(RuntimeError):
@@ -47,8 +51,31 @@ class Agreement:
         Raises:
             TrialFailedElsewhere: This one can, and another one cannot.
         """
-        if not self.is_alone and not self._trainer.strategy.reduce_boolean_decision(can_continue) and can_continue:
+        if not self.is_alone:
+            self.exchange(torch.empty(0), can_continue)
+
+    def exchange(self, numbers: Tensor, can_continue: bool = True) -> Tensor:
+        """Meet, and return the numbers of all processes.
+
+        Args:
+            numbers: At most `MOST_NUMBERS`, in one dimension, as many in each process.
+            can_continue: See `meet`.
+
+        Returns:
+            A tensor of shape (processes, numbers).
+
+        Raises:
+            TrialFailedElsewhere: This process can continue, and another one cannot.
+        """
+        device = self._trainer.strategy.root_device
+        has_doubles = device.type in ("cpu", "cuda", "xla")
+        sent = torch.zeros(1 + MOST_NUMBERS, device=device, dtype=torch.float64 if has_doubles else torch.float32)
+        sent[0], sent[1 : 1 + len(numbers)] = float(not can_continue), numbers
+        # Unlike a reduction, which Lightning lets a barrier precede, this makes the processes wait once.
+        received = self._trainer.strategy.all_gather(sent).reshape(-1, len(sent))
+        if can_continue and bool(received[:, 0].any()):
             raise TrialFailedElsewhere("Another process failed in the trial; its own error says why.")
+        return received[:, 1 : 1 + len(numbers)].to(numbers.dtype)
 
     def meet_before_forward(self) -> None:
         """Let the processes meet before each forward pass of a wrapper, in which they talk to each other."""

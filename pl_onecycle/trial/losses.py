@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from pl_onecycle._lightning import pl
+from pl_onecycle.trial.agreement import MOST_NUMBERS, Agreement
+
+# How many losses are exchanged at once, each with whether there is one; one more number is the flag.
+MOST_TOGETHER = (MOST_NUMBERS - 1) // 2
 
 
 class LossCollector:
@@ -21,6 +25,7 @@ class LossCollector:
 
     Args:
         trainer: A Trainer within ``fit``.
+        processes: Those of the Trainer.
         last_step: Losses of later steps are dropped.
 
     Attributes:
@@ -28,10 +33,10 @@ class LossCollector:
         losses: Their losses, means over processes.
     """
 
-    def __init__(self, trainer: pl.Trainer, last_step: int) -> None:
+    def __init__(self, trainer: pl.Trainer, processes: Agreement, last_step: int) -> None:
         self.steps: list[int] = []
         self.losses: list[float] = []
-        self._trainer, self._last_step = trainer, last_step
+        self._trainer, self._processes, self._last_step = trainer, processes, last_step
         self._backward: list[Tensor] = []  # losses of the backward passes whose gradient the next step would use
         self._is_used = False  # whether another optimizer has stepped with them
         self._attempts: list[Tensor] = []  # one for each time that this optimizer began a step since it last finished
@@ -101,29 +106,36 @@ class LossCollector:
             self._attempts = []
 
     # --------------------------------------------------------------------------------------- on the host
+    def keep(self, count: int) -> None:
+        """Keep only the first ``count`` losses that wait."""
+        del self._waiting[count:]
+
     def fetch(self, flag: bool) -> bool:
         """Fetch the losses that wait on the device, as means over processes; return whether any process has ``flag``.
 
-        Flag and losses share one reduction. Call it only if losses wait.
+        Flag and losses are exchanged where the processes meet. Call it only if losses wait, as many in each process.
+
+        Raises:
+            TrialFailedElsewhere: Another process failed.
         """
-        if self._trainer.world_size == 1:
+        if self._processes.is_alone:
             losses = [loss for _, loss in self._waiting if loss is not None]
             self.steps += [step for step, loss in self._waiting if loss is not None]
             self.losses += [loss.item() for loss in losses] if len(losses) < 2 else torch.stack(losses).tolist()
             self._waiting = []
             return flag
-        strategy = self._trainer.strategy
-        nothing = torch.zeros((), device=strategy.root_device)
-        own = torch.stack([nothing if loss is None else loss for _, loss in self._waiting])
-        has_loss = own.new_tensor([loss is not None for _, loss in self._waiting])
-        flags = torch.full_like(own, flag)
-        means = strategy.reduce(torch.stack([own, has_loss, flags]), reduce_op="mean").tolist()
-        for (step, _), loss, share, others in zip(self._waiting, *means, strict=True):
-            flag |= others > 0
-            if share > 0:
-                self.steps.append(step)
-                self.losses.append(loss / share)
-        self._waiting = []
+        while self._waiting:
+            together, self._waiting = self._waiting[:MOST_TOGETHER], self._waiting[MOST_TOGETHER:]
+            nothing = torch.zeros((), device=self._trainer.strategy.root_device)
+            own = torch.stack([nothing if loss is None else loss for _, loss in together])
+            has_loss = own.new_tensor([loss is not None for _, loss in together])
+            numbers = torch.cat([own, has_loss, own.new_tensor([flag])])
+            *means, flags = self._processes.exchange(numbers).mean(0).tolist()
+            flag |= flags > 0
+            for (step, _), loss, share in zip(together, means[: len(together)], means[len(together) :], strict=True):
+                if share > 0:
+                    self.steps.append(step)
+                    self.losses.append(loss / share)
         return flag
 
     def add_nan(self, step: int) -> None:

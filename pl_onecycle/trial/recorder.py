@@ -24,17 +24,17 @@ from pl_onecycle.trial.checkups import CheckupRecorder, Checkups
 from pl_onecycle.trial.driver import Driver
 from pl_onecycle.trial.losses import LossCollector
 
-# How many steps pass between two fetches of losses on an accelerator, where each makes the host wait for the device; on
-# the CPU it costs nothing. Fewer where the losses decide whether to continue: a coarse sweep should not run far beyond
-# the lr at which it could end. What comes after that is not part of the curve.
-CHUNK, DECIDING_CHUNK = 16, 8
+# How many steps pass between two fetches of losses where a fetch makes the process wait, for an accelerator or other
+# processes. Fewer where the losses decide whether to continue: a coarse sweep should not run far beyond the lr at which
+# it could end. What comes after that is not part of the curve.
+CHUNK, DECIDING_CHUNK = 20, 8
 
 OnStep = Callable[[int, float], None]
 
 
 def _chunk(trainer: pl.Trainer, decides: bool) -> int:
     """Return how many steps pass between two fetches of losses."""
-    if trainer.strategy.root_device.type == "cpu":
+    if trainer.strategy.root_device.type == "cpu" and trainer.world_size == 1:
         return 1
     return DECIDING_CHUNK if decides else CHUNK
 
@@ -69,9 +69,9 @@ class Recorder(pl.Callback):
         self._trainer, self._on_step = run.trainer, on_step
         self._explosions = ExplosionDetector(threshold)
         self._driver = Driver(run.optimizer, policy)
-        self._collector = LossCollector(run.trainer, self._driver.last_step)
-        self._checkups = CheckupRecorder(run.trainer, checkups)
         self._processes = Agreement(run.trainer)
+        self._collector = LossCollector(run.trainer, self._processes, self._driver.last_step)
+        self._checkups = CheckupRecorder(run.trainer, checkups)
         self._begun_at = 0  # number of steps before this batch
         self._chunk = _chunk(run.trainer, checkups.should_end is not None and not self._checkups.validates)
 
@@ -130,14 +130,17 @@ class Recorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._processes.meet()  # before the losses are reduced
         self._collector.finish_batch(self.step, outputs)
         if self._checkups.is_metric_due(self._begun_at):
+            self._processes.meet()
             self._checkups.record("training", self._begun_at)
         self._checkups.advance(self.step)
         validates = self._checkups.is_due and self._checkups.validates
-        if self._driver.is_through or validates or self._collector.waiting >= self._chunk:
+        should_fetch = self._driver.is_through or validates or self._collector.waiting >= self._chunk
+        if should_fetch and self._collector.waiting:
             self.fetch_losses()
+        elif validates or trainer.is_last_batch:  # before the processes communicate in their own way
+            self._processes.meet()
         if not validates and not self._collector.waiting:
             self._judge()
         self.done = self.done or self._driver.is_through or self.batches >= self._most_batches
@@ -169,7 +172,7 @@ class Recorder(pl.Callback):
 
     # ------------------------------------------------------------------------------------ what ends a trial
     def fetch_losses(self) -> None:
-        """Fetch the losses that are still on the device and judge whether they have exploded; processes have met."""
+        """Fetch the losses that are still on the device, where processes meet, and judge whether they have exploded."""
         if not self._collector.waiting:
             return
         since = len(self._collector.losses)
@@ -200,8 +203,8 @@ class Recorder(pl.Callback):
 
     def record_divergence(self) -> None:
         """Record an exception that the learning rate has caused as a loss that is not finite."""
-        if self._processes.is_alone:  # others may have another number of losses
-            self.fetch_losses()
+        self._collector.keep(self._processes.least(self._collector.waiting))
+        self.fetch_losses()
         if not self.has_exploded:
             self._collector.add_nan(self._processes.least(self.step))
             self._explosions.add(self._collector.losses[-1:])

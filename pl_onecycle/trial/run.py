@@ -47,8 +47,8 @@ def run_trial(
     The loss of a step is the one whose gradient the optimizer uses. With automatic optimization that is the mean over
     the micro-batches; with manual optimization the sum of what went to ``manual_backward`` since an optimizer last
     stepped, which optimizers that step one after the other share, or, for a module that calls ``backward`` itself, what
-    ``training_step`` returns. With several processes it is the mean over them, and all decide together at every step
-    whether to continue: what stops one of them stops all at the same step.
+    ``training_step`` returns. With several processes it is the mean over them, and all decide together whether to
+    continue: what stops one of them stops all at the same step.
 
     An exception that too large an lr has caused ends the trial as diverged, with a warning. Unless weights, gradients
     or losses that are not finite explain it, the batches up to it are repeated, at a tenth of the policy's lowest lr
@@ -135,7 +135,6 @@ class Counts(Protocol):
 def train(trainer: pl.Trainer, loop: _FitLoop, recorder: Counts) -> None:
     """Train in an isolated loop until the recorder has enough, or an epoch ends without a step."""
     # One long epoch: hooks that count epochs must not run past the end of the user's.
-    loop.epoch_loop.meet = Agreement(trainer).meet  # type: ignore[attr-defined]  # of the trial's own loop
     loop.on_advance_start()
     before = -1
     while not recorder.done and recorder.step > before:

@@ -66,13 +66,9 @@ class _EndlessEpochLoop(_TrainingEpochLoop):
     """Shows the module the user's ``max_steps`` but does not stop there; validates at each checkup of the trial."""
 
     is_validation_due: Callable[[], bool] | None = None
-    meet: Callable[[], object] | None = None
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train with a batch, before which Lightning lets the processes communicate: first meet there."""
-        if self.meet is not None:
-            self.meet()
-        super().advance(data_fetcher)
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Let no process wait for the first one here, in case another has failed; SIGTERM counts after the batch."""
 
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
         due = self.is_validation_due
