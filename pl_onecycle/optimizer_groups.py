@@ -79,15 +79,15 @@ def has_momentum(group: dict[str, Any]) -> bool:
 def write_momentum(group: dict[str, Any], momentum: float) -> None:
     """Write the group's momentum or beta1."""
     betas = group.get("betas")
-    if betas is None and type(group["momentum"]) is float:  # what `write` does, without another call for each group
+    if type(betas) is tuple and type(betas[0]) is float:  # the usual kinds first, as each step writes each group
+        group["betas"] = (momentum, betas[1]) if len(betas) == 2 else (momentum, *betas[1:])
+    elif betas is None and type(group["momentum"]) is float:
         group["momentum"] = momentum
     elif betas is None:
         write(group, "momentum", momentum)
     elif isinstance(betas[0], Tensor):
         with torch.no_grad():
             betas[0].fill_(momentum)
-    elif type(betas) is tuple:
-        group["betas"] = (momentum, *betas[1:])
     else:
         group["betas"] = type(betas)((momentum, *betas[1:]))
 
