@@ -16,6 +16,7 @@ from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
 from pl_onecycle.report import Report, Saved, save
+from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import short
 
@@ -197,7 +198,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         }
 
     def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
-        root = run.trainer.log_dir or run.trainer.default_root_dir  # all ranks: `log_dir` is broadcast
+        root = run_directory(run.trainer)
         if not run.trainer.is_global_zero:
             return Saved()
         return save(self._make_report(run, changed), root, run.trainer.loggers)

@@ -22,6 +22,7 @@ from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_o
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
 from pl_onecycle.report import Report, SweepPicture, claim_directories, curve_table, curves_table, draw_tuning, save
+from pl_onecycle.run_directory import run_directory
 from pl_onecycle.sentences import short
 from pl_onecycle.trial import rehearsed
 from pl_onecycle.tune_result import TuneResult, plain
@@ -247,7 +248,7 @@ def _why(finder: Finder[Any]) -> str:
 
 def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]]) -> str | None:
     """Write and log all results; return the directory."""
-    root = trainer.log_dir or trainer.default_root_dir  # all ranks: `log_dir` is broadcast
+    root = run_directory(trainer)
     claim_directories(trainer.loggers)
     if not trainer.is_global_zero:
         return None

@@ -11,7 +11,7 @@ import pytest
 import pl_onecycle
 
 HOUSE = Path(pl_onecycle.__file__).parent
-README = HOUSE.parent / "README.md"
+CONTRIBUTING = HOUSE.parent / "CONTRIBUTING.md"
 
 # room -> (floor, rooms it may import), from the ground up. A pure room imports neither torch nor Lightning, a torch
 # room no Lightning, and a Lightning room takes all that it needs of it from `_lightning`. A package stands behind its
@@ -65,6 +65,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"checks", "module_attributes", "optimizer_groups", "played_schedule", "scheduler", "sentences"},
     ),
     "_lightning": ("Lightning", {"checks"}),
+    "run_directory": ("Lightning", {"_lightning"}),
     "run_length": ("Lightning", {"_lightning", "played_schedule", "scheduler", "sentences"}),
     "run_optimizer": (
         "Lightning",
@@ -112,7 +113,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
     "finder": (
         "Lightning",
-        {"_lightning", "checks", "curves", "module_attributes", "report", "run_optimizer", "sentences"},
+        {"_lightning", "checks", "curves", "module_attributes", "report", "run_directory", "run_optimizer", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",
@@ -140,7 +141,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "tuner": (
         "Lightning",
         {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "probe"}
-        | {"range_test", "report", "sentences", "trial", "tune_result", "weight_decay_probe"},
+        | {"range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
     ),
     "cli": (
         "Lightning",
@@ -266,11 +267,11 @@ def test_one_room_imports_matplotlib() -> None:
 
 
 def test_the_readme_shows_this_table() -> None:
-    assert house_table() in README.read_text(), "run `python -m tests.test_architecture` and paste what it prints"
+    assert house_table() in CONTRIBUTING.read_text(), "run `python -m tests.test_architecture` and paste what it prints"
 
 
 def house_table() -> str:
-    """The table as README shows it; what a room does is the first sentence of its docstring."""
+    """The table as CONTRIBUTING.md shows it; what a room does is the first sentence of its docstring."""
     rows = ["| room | floor | its one job | imports |", "|---|---|---|---|"]
     for room, (floor, others) in TABLE.items():
         name = f"{room}/" if path_of(room).name == "__init__.py" else f"{room}.py"
