@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pl_onecycle.curves.curve import LossCurve
-from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
+from pl_onecycle.curves.noise import Array, median, median_of_three, noise_of, rebound_unit, start_level
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.suggestion import find_fault
 from pl_onecycle.curves.thresholds import (
@@ -114,7 +114,9 @@ def has_risen(curve: LossCurve) -> bool:
         True
     """
     losses = _losses(curve)
-    return len(losses) >= MIN_LOSSES and bool(_is_high(losses)[-LASTING_STEPS:].all())
+    if len(losses) < MIN_LOSSES or not median(losses[-3:]) > _start(losses):  # all that is high lies above the start
+        return False
+    return bool(_is_high(losses)[-LASTING_STEPS:].all())
 
 
 def has_fallen(curve: LossCurve) -> bool:
