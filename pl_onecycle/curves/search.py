@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pl_onecycle.curves.curve import LossCurve
-from pl_onecycle.curves.noise import Array, median, median_of_three, noise_of, rebound_unit, start_level
+from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.suggestion import find_fault
 from pl_onecycle.curves.thresholds import (
@@ -113,10 +113,12 @@ def has_risen(curve: LossCurve) -> bool:
         >>> has_risen(LossCurve([0.1] * 30, [1.0, 1.1] * 10 + [2.0] * 10))
         True
     """
-    losses = _losses(curve)
-    if len(losses) < MIN_LOSSES or not median(losses[-3:]) > _start(losses):  # all that is high lies above the start
+    # What is high lies above the start; most checkups end here, without numpy, which is slow for one curve at a time.
+    recent = [*([] if curve.initial_loss is None else [curve.initial_loss]), *curve.loss]
+    if math.isfinite(sum(recent)) and _median(recent[-3:]) <= _median(recent[:COARSE_START_POINTS]):
         return False
-    return bool(_is_high(losses)[-LASTING_STEPS:].all())
+    losses = _losses(curve)
+    return len(losses) >= MIN_LOSSES and bool(_is_high(losses)[-LASTING_STEPS:].all())
 
 
 def has_fallen(curve: LossCurve) -> bool:
@@ -139,6 +141,10 @@ def has_fallen(curve: LossCurve) -> bool:
     fall = _start(losses) - float(_middles(losses).min())
     is_sure = fall > max(SURE_FALL * _scatter(first), ROUNDING * abs(_start(losses)))
     return is_sure or _shift(curve) < -1 or _scatter(last) > DISORDER * _scatter(first) > 0
+
+
+def _median(some: list[float]) -> float:
+    return sorted(some)[len(some) // 2] if some else math.nan
 
 
 def _is_high(losses: Array) -> npt.NDArray[np.bool_]:
