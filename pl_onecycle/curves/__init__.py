@@ -9,10 +9,12 @@ from pl_onecycle.curves.curve import LossCurve, Outcome
 from pl_onecycle.curves.methods import METHODS, Method
 from pl_onecycle.curves.noise import Array, ExplosionDetector, first_explosion
 from pl_onecycle.curves.refusals import Refusal
+from pl_onecycle.curves.rounds import Round, rounds
 from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
 from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
 from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES
-from pl_onecycle.curves.verification import candidates, verified
+from pl_onecycle.curves.trough import Trough, find_trough
+from pl_onecycle.curves.verification import candidates, compared_cycles, verified
 
 __all__ = [
     "BUDGET",
@@ -27,16 +29,21 @@ __all__ = [
     "Method",
     "Outcome",
     "Refusal",
+    "Round",
     "Suggestion",
+    "Trough",
     "candidates",
     "choose",
     "coarse_sweep",
+    "compared_cycles",
     "dense_sweep",
+    "find_trough",
     "first_explosion",
     "has_risen",
     "is_hopeless",
     "read_curve",
     "refusal",
+    "rounds",
     "suggest",
     "verified",
 ]

@@ -4,7 +4,6 @@ Pure maths on numpy. All curves come from the same weights, batches and random n
 makes them differ. Each is judged by the level at which it ends.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,18 +11,10 @@ from typing import Any
 import numpy as np
 
 from pl_onecycle.curves.curve import LossCurve
-from pl_onecycle.curves.noise import Array, noise_of
+from pl_onecycle.curves.noise import noise_of
 from pl_onecycle.curves.refusals import Refusal
-from pl_onecycle.curves.thresholds import (
-    CHECKUPS,
-    END_SHARE,
-    HOPELESS_CHECKUPS,
-    HOPELESS_SHARE,
-    MATTERS,
-    MIN_END_POINTS,
-    MIN_POINTS,
-    SURE_MARGIN,
-)
+from pl_onecycle.curves.rounds import Round, end_of, is_validated, judged, rounds
+from pl_onecycle.curves.thresholds import CHECKUPS, HOPELESS_CHECKUPS, HOPELESS_SHARE, SURE_MARGIN
 
 
 @dataclass(frozen=True)
@@ -88,89 +79,31 @@ def choose(
         that weight decays 1 % apart, whose runs differ only by chance, are rarely told apart:
         ``benchmarks/weight_decay.py``.
     """
-    left = {value: curve for value, curve in curves.items() if curve.outcome in ("completed", "stopped")}
-    left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve)}
-    if not left:
-        return Refusal(
-            f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
-        )
-    left = {value: curve for value, curve in left.items() if len(curve) >= MIN_POINTS}
-    if not left:
-        return Refusal(f"the candidates ended after fewer than {MIN_POINTS} steps")
-    left = {value: curve for value, curve in left.items() if _is_validated(curve)} or left
-    validated = all(_is_validated(curve) for curve in left.values())
-    reasons: list[str] = []
-    for kind in ("validation loss", "training loss")[not validated :]:
-        compared = _compared(left, kind)
-        reasons.append(_summary_of(compared, kind, name))
-        left = {value: left[value] for value, (margin, noise) in compared.items() if margin <= noise}
-        if len(left) == 1:
-            break
+    done = rounds(curves)
+    if isinstance(done, Refusal):
+        return done
+    last, left = done[-1], done[-1].left
     chosen = of_equals(tuple(left))
-    margin, noise = [*compared.values(), (None, None)][1]
-    reason = ", and ".join(reasons)
+    margin, noise = [*zip(last.margins.values(), last.noise.values(), strict=True), (None, None)][1]
+    reason = ", and ".join(_summary_of(one, name) for one in done)
     if len(left) > 1:
-        seen = "validation and training loss" if validated else kind
+        seen = "validation and training loss" if len(done) > 1 else last.kind
         reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and {chosen:g} is taken"
-    return Choice(chosen, kind, margin, noise, len(left) > 1, reason)
+    return Choice(chosen, last.kind, margin, noise, len(left) > 1, reason)
 
 
-def _is_validated(curve: LossCurve) -> bool:
-    return len(curve.val_loss) >= MIN_END_POINTS and all(map(math.isfinite, curve.val_loss))
-
-
-def level(curve: LossCurve, kind: str) -> float:
-    """Return the level at which a curve ends: the mean of the last fifth of its losses, at least three if it has them.
-
-    Args:
-        curve: A curve with at least one loss of that kind.
-        kind: ``"validation loss"`` or ``"training loss"``.
-
-    Example:
-        >>> level(LossCurve([0.1] * 4, [9.0, 3.0, 2.0, 1.0]), "training loss")
-        2.0
-    """
-    return float(_end(_judged(curve, kind)).mean())
-
-
-def _compared(curves: Mapping[float, LossCurve], kind: str) -> dict[float, tuple[float, float]]:
-    """Return by candidate, from the lowest level up, its margin above the lowest and the noise of that margin."""
-    judged = {value: _judged(curve, kind) for value, curve in curves.items()}
-    levels = {value: level(curve, kind) for value, curve in curves.items()}
-    order = sorted(levels, key=lambda value: (levels[value], -value))
-    best = order[0]
-    return {value: (levels[value] - levels[best], _noise(judged[best], judged[value])) for value in order}
-
-
-def _summary_of(compared: Mapping[float, tuple[float, float]], kind: str, name: str) -> str:
-    if len(compared) == 1:
+def _summary_of(one: Round, name: str) -> str:
+    if len(one.levels) == 1:
         return "the only candidate that neither diverged nor fell behind"
-    (best, _), (second, (margin, noise)) = list(compared.items())[:2]
-    lowest = f"{kind} lowest with {name} {best:g}, by {margin:.2g} against {second:g}"
+    best, second = [*one.levels][:2]
+    margin, noise = one.margins[second], one.noise[second]
+    lowest = f"{one.kind} lowest with {name} {best:g}, by {margin:.2g} against {second:g}"
     return f"{lowest}, {'less' if margin <= noise else 'more'} than the noise of {noise:.2g}"
 
 
 def _names(values: Iterable[float]) -> str:
     *most, last = (f"{value:g}" for value in sorted(values))
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _judged(curve: LossCurve, kind: str) -> Array:
-    return np.asarray(curve.val_loss if kind == "validation loss" else curve.loss, dtype=np.float64)
-
-
-def _end(losses: Array) -> Array:
-    return losses[-max(round(END_SHARE * len(losses)), MIN_END_POINTS) :]
-
-
-def _noise(best: Array, other: Array) -> float:
-    """Return the largest difference between the ends that could be chance or is too small to matter."""
-    shared = min(len(best), len(other))
-    difference = other[:shared] - best[:shared]
-    end = len(_end(difference))
-    # Two runs begin alike and drift apart, so the noise is that of the later part.
-    error = noise_of(difference[-2 * end :]) / float(np.sqrt(end))
-    return max(SURE_MARGIN * error, MATTERS * float(np.ptp(best)))
 
 
 def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
@@ -193,14 +126,14 @@ def is_hopeless(curve: LossCurve, others: Mapping[float, LossCurve]) -> bool:
     complete = [other for other in others.values() if other.outcome == "completed"]
     if not complete:
         return False
-    validated = any(map(_is_validated, complete))
+    validated = any(map(is_validated, complete))
     if validated:
-        complete = [*filter(_is_validated, complete)]
+        complete = [*filter(is_validated, complete)]
     kind = "validation loss" if validated else "training loss"
-    best = min(complete, key=lambda other: _end(_judged(other, kind)).mean())
+    best = min(complete, key=lambda other: end_of(judged(other, kind)).mean())
     mine, theirs = _checkup_losses(curve, validated, len(best)), _checkup_losses(best, validated, len(best))
     start = theirs[0] if validated else best.start
-    noise = noise_of(_judged(best, kind)) / (1 if validated else np.sqrt(len(best) / CHECKUPS))
+    noise = noise_of(judged(best, kind)) / (1 if validated else np.sqrt(len(best) / CHECKUPS))
     behind = [
         there - here > max(HOPELESS_SHARE * (max(start, here) - min(theirs[: k + 1])), SURE_MARGIN * noise)
         for k, (there, here) in enumerate(zip(mine, theirs, strict=False))

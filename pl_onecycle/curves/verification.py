@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pl_onecycle.curves.choice import level
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.refusals import Refusal
+from pl_onecycle.curves.rounds import Round, compared
 from pl_onecycle.curves.suggestion import Suggestion
 from pl_onecycle.curves.thresholds import SOFTNESS, SPACING
 
@@ -54,21 +54,36 @@ def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: st
         >>> round(verified(Suggestion(0.01, "smith", "by hand"), curves).lr, 3)
         0.1
     """
-    left = {lr: curve for lr, curve in curves.items() if curve.outcome == "completed" and _is_finite(curve)}
-    if not left:
+    ends = compared_cycles(curves)
+    if ends is None:
         tried = f"{len(curves)} short cycles around the {found.lr:.3g} of {found.method}"
         return Refusal(f"none of {tried} completed with finite losses")
-    is_monitored = all(curve.val_loss for curve in left.values())
-    ends = np.array([level(curve, "validation loss" if is_monitored else "training loss") for curve in left.values()])
-    excess = ends - ends.min()
+    margins = ends.margins
+    lrs = np.array([lr for lr in curves if lr in margins])
+    excess = np.array([margins[lr] for lr in lrs])
     scale = SOFTNESS * float(np.median(excess))
     weights = np.exp(-excess / scale) if scale > 0 else (excess == 0).astype(float)
-    lrs = np.array(list(left))
     good = lrs[excess <= scale]
     lr = float(np.exp(np.average(np.log(lrs), weights=weights)))
-    best, by = lrs[ends.argmin()], judged_by if is_monitored else "training loss"
+    best, by = lrs[excess.argmin()], judged_by if ends.kind == "validation loss" else ends.kind
     reason = f"{found.lr:.3g} on the curve; weighted mean of {len(curves)} short cycles, best {best:.3g} by {by}"
     return Suggestion(lr, found.method, reason, min(float(good.min()), lr), max(float(good.max()), lr))
+
+
+def compared_cycles(curves: Mapping[float, LossCurve]) -> Round | None:
+    """Return the levels at which short cycles end, or None if none completed with finite losses.
+
+    Args:
+        curves: Curves of the cycles, by learning rate; diverged ones have no level.
+
+    Example:
+        >>> curves = {lr: LossCurve([lr] * 5, [2.0, 1.5, lr, lr, lr]) for lr in (0.5, 0.25)}
+        >>> compared_cycles(curves).levels
+        {0.25: 0.25, 0.5: 0.5}
+    """
+    left = {lr: curve for lr, curve in curves.items() if curve.outcome == "completed" and _is_finite(curve)}
+    is_monitored = all(curve.val_loss for curve in left.values())
+    return compared(left, "validation loss" if is_monitored else "training loss") if left else None
 
 
 def _is_finite(curve: LossCurve) -> bool:
