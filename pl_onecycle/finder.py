@@ -208,14 +208,21 @@ class Finder(pl.Callback, Generic[Found], ABC):
         return save(self._make_report(run, changed), root, run.trainer.loggers, failed)
 
     def _log_found(self, trainer: pl.Trainer, epoch: int | None) -> frozenset[int]:
-        """Log the value that is used to the hyperparameters; return the indices of the loggers that have failed."""
+        """Log the values that are used as hyperparameters; return the indices of the loggers that have failed."""
         if self.used is None or not trainer.is_global_zero:
             return frozenset()
-        found = {self._key: self.used}
-        found |= {} if self.before is None else {f"{self._key}_before": self.before}
+        found: dict[str, Any] = {}
+        for finder in [*finders(trainer), self]:  # all, as most loggers replace the whole group
+            found |= finder._found
         loggers = Loggers(trainer.loggers, self.title)
         loggers.log_found(f"one_cycle_epoch_{epoch}" if epoch else "one_cycle", plain(found))
         return loggers.failed
+
+    @property
+    def _found(self) -> dict[str, Any]:
+        """The value that is used and the one before it, by their names for loggers."""
+        values = {"": self.used, "_before": self.before}
+        return {f"{self._key}{end}": value for end, value in values.items() if None not in (self.used, value)}
 
     @property
     def _key(self) -> str:
