@@ -46,13 +46,15 @@ class Finder(pl.Callback, Generic[Found], ABC):
     ``on_train_start``, and at that of each epoch in ``milestones``. Several finders on one Trainer run in the order of
     their `rank`, whatever their order in the list of callbacks. Skipped with ``fast_dev_run``; a resumed fit continues
     with the result in its checkpoint. ``trainer.callback_metrics`` has the value that is used, as ``found/max_lr``,
-    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1.
+    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1. The Trainer's loggers get
+    it as a hyperparameter, ``one_cycle/max_lr`` with ``one_cycle/max_lr_before``, and that of a search at a milestone
+    as ``one_cycle_epoch_3/max_lr``.
 
     Args:
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
         milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
-        report: False writes no files and no logger curves.
+        report: False writes no files, and logs no curves and no picture.
 
     Attributes:
         before: After a run, the value that training had before it.

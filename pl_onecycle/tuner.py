@@ -61,8 +61,10 @@ class Tunes:
         Starts a fit, runs the range test and the probe as callbacks do, then a `MomentumProbe` if the Trainer's
         callbacks include one, and ends the fit. The Trainer's other callbacks receive the hooks of this fit up to
         ``on_train_epoch_start``; loggers receive nothing. Afterwards model, data module, random streams and Trainer are
-        restored. The result is printed and written to ``tune/`` in the logger's directory, or ``default_root_dir``:
-        ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
+        restored. The result is printed and written to ``tune/``: ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the
+        curves and a picture. No tracker begins a run, as nothing is trained: ``tune/`` lies in the directory of a
+        TensorBoardLogger or CSVLogger, else in the ``save_dir`` of the logger or in ``default_root_dir``, and
+        TensorBoard only gets curves and picture.
 
         With ``apply=False`` a test or probe only suggests: the table shows its value as the reason why there is none in
         the result, and what runs after it does not use it. With ``report=False`` its curves are in no file and no

@@ -28,6 +28,7 @@ class Tracker(ABC):
     """
 
     package: str
+    logger: Any
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,10 +72,10 @@ class TensorBoard(Tracker):
         return TensorBoardLogger(self.root, "runs")
 
     def _values(self, tag: str) -> list[Row]:
-        return [{"step": it.step, tag: it.value} for it in events(self.logger).Scalars(tag)]  # type: ignore[arg-type]
+        return [{"step": it.step, tag: it.value} for it in events(self.logger).Scalars(tag)]
 
     def rows(self) -> list[Row]:
-        tags = events(self.logger).Tags()["scalars"]  # type: ignore[arg-type]
+        tags = events(self.logger).Tags()["scalars"]
         return [row for tag in tags if not ours(tag) for row in self._values(tag)]
 
     def found(self) -> Row:
@@ -83,13 +84,13 @@ class TensorBoard(Tracker):
 
     def curve(self, name: str) -> list[tuple[float, float]]:
         tags = [f"{NAME}/lr", f"{NAME}/{name}"]
-        if not {*tags} <= {*events(self.logger).Tags()["scalars"]}:  # type: ignore[arg-type]
+        if not {*tags} <= {*events(self.logger).Tags()["scalars"]}:
             return []
         lrs, values = ({row["step"]: row[tag] for row in self._values(tag)} for tag in tags)
         return [(lrs[step], value) for step, value in values.items()]
 
     def pictures(self) -> list[Image.Image]:
-        reader = events(self.logger)  # type: ignore[arg-type]
+        reader = events(self.logger)
         images = [it for tag in reader.Tags()["images"] if ours(tag) for it in reader.Images(tag)]
         return [Image.open(io.BytesIO(it.encoded_image_string)) for it in images]
 
@@ -97,7 +98,7 @@ class TensorBoard(Tracker):
 class Tables(Tracker):
     """A CSVLogger: curve and picture are files next to its own."""
 
-    package = "lightning"
+    package = "csv"
 
     def _make(self) -> CSVLogger:
         return CSVLogger(self.root, "runs")
@@ -135,10 +136,10 @@ class Wandb(Tracker):
         wandb.teardown()
 
     def records(self, kind: str) -> list[Any]:
-        from wandb.proto import wandb_internal_pb2
+        import wandb.proto.wandb_internal_pb2 as messages
 
         [path] = self.root.glob("wandb/offline-run-*/run-*.wandb")
-        records = [wandb_internal_pb2.Record.FromString(content) for content in _wandb_contents(path)]
+        records = [messages.Record.FromString(content) for content in _wandb_contents(path)]
         return [getattr(record, kind) for record in records if record.WhichOneof("record_type") == kind]
 
     def history(self) -> list[Row]:
@@ -244,7 +245,7 @@ class Comet(Tracker):
             log_env_details=False,
             log_git_metadata=False,
             log_graph=False,
-            auto_output_logging=False,
+            auto_output_logging=None,
             parse_args=False,
             display_summary_level=0,
         )
