@@ -1,6 +1,7 @@
 """Loggers that work offline, and readers of what they have written, each with the packages of its tracker."""
 
 import csv
+import importlib
 import io
 import json
 import os
@@ -136,7 +137,7 @@ class Wandb(Tracker):
         wandb.teardown()
 
     def records(self, kind: str) -> list[Any]:
-        import wandb.proto.wandb_internal_pb2 as messages
+        messages: Any = importlib.import_module("wandb.proto.wandb_internal_pb2")  # has no types
 
         [path] = self.root.glob("wandb/offline-run-*/run-*.wandb")
         records = [messages.Record.FromString(content) for content in _wandb_contents(path)]
