@@ -15,7 +15,7 @@ from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
-from pl_onecycle.report import Report, Saved, save
+from pl_onecycle.report import Loggers, Report, Saved, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import short
@@ -46,13 +46,15 @@ class Finder(pl.Callback, Generic[Found], ABC):
     ``on_train_start``, and at that of each epoch in ``milestones``. Several finders on one Trainer run in the order of
     their `rank`, whatever their order in the list of callbacks. Skipped with ``fast_dev_run``; a resumed fit continues
     with the result in its checkpoint. ``trainer.callback_metrics`` has the value that is used, as ``found/max_lr``,
-    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1.
+    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1. The Trainer's loggers get
+    it as a hyperparameter, ``one_cycle/max_lr`` with ``one_cycle/max_lr_before``, and that of a search at a milestone
+    as ``one_cycle_epoch_3/max_lr``.
 
     Args:
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
         milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
-        report: False writes no files and no logger curves.
+        report: False writes no files, and logs no curves and no picture.
 
     Attributes:
         before: After a run, the value that training had before it.
@@ -84,7 +86,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
-        self._saved = Saved()  # the last report, as long as its pictures are not drawn
+        self._saved: list[Saved] = []  # the reports of this fit that are not shown in full
         self._attributes: dict[str, float] = {}  # of the module, as the result has set them
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
@@ -158,11 +160,12 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.before = self._value_before(run)
         self.answer = self._search(run)
         outcome, changed = self._apply_answer(run, self.before)
-        self._saved.draw()
-        self._saved = saved = self._save(run, changed) if saves and self.report else Saved()
+        self._draw(trainer)
+        saved = self._save(run, changed) if saves else Saved()
+        self._saved.append(saved)
         rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
         if self not in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
-            self._draw()  # no hook will
+            self._show_rest(trainer)  # no hook will
 
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
@@ -198,15 +201,46 @@ class Finder(pl.Callback, Generic[Found], ABC):
         }
 
     def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
+        failed = self._log_found(run.trainer, run.trainer.current_epoch)
+        if not self.report:
+            return Saved()
         root = run_directory(run.trainer)
         if not run.trainer.is_global_zero:
             return Saved()
-        return save(self._make_report(run, changed), root, run.trainer.loggers)
+        return save(self._make_report(run, changed), root, run.trainer.loggers, failed)
 
-    def _draw(self) -> None:
-        """Draw what the last search has not drawn, as nobody should wait for it before the first batch."""
-        self._saved.draw()
-        self._saved = Saved()
+    def _log_found(self, trainer: pl.Trainer, epoch: int | None) -> frozenset[int]:
+        """Log the values that are used as hyperparameters; return the indices of the loggers that have failed."""
+        if self.used is None or not trainer.is_global_zero:
+            return frozenset()
+        found: dict[str, Any] = {}
+        for finder in [*finders(trainer), self]:  # all, as most loggers replace the whole group
+            found |= finder._found
+        loggers = Loggers(trainer.loggers, self.title)
+        loggers.log_found(f"one_cycle_epoch_{epoch}" if epoch else "one_cycle", plain(found))
+        return loggers.failed
+
+    @property
+    def _found(self) -> dict[str, Any]:
+        """The value that is used and the one before it, by their names for loggers."""
+        values = {"": self.used, "_before": self.before}
+        return {f"{self._key}{end}": value for end, value in values.items() if None not in (self.used, value)}
+
+    @property
+    def _key(self) -> str:
+        """The name of the value for loggers and other callbacks."""
+        return f"{self.result_name}_{self.optimizer}" if self.optimizer else self.result_name
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        """Draw what has not been drawn, as nobody should wait for it before the first batch."""
+        self._saved = [saved.draw(trainer.loggers) for saved in self._saved]
+
+    def _show_rest(self, trainer: pl.Trainer) -> None:
+        """Show what has not been shown."""
+        self._draw(trainer)
+        for saved in self._saved:
+            saved.end(trainer.loggers)
+        self._saved = []
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -253,16 +287,16 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._saved.pictures:
-            self._draw()
+        if any(saved.pictures for saved in self._saved):
+            self._draw(trainer)
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._draw()
+        self._show_rest(trainer)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw()
+        self._show_rest(trainer)
         if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 
@@ -282,8 +316,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def _show(self, trainer: pl.Trainer) -> None:
         """Add a value that is used to the metrics that other callbacks see, such as those that report to Ray."""
         if self.used is not None:
-            suffix = f"_{self.optimizer}" if self.optimizer else ""
-            trainer.callback_metrics[f"found/{self.result_name}{suffix}"] = torch.tensor(self.used, dtype=torch.float64)
+            trainer.callback_metrics[f"found/{self._key}"] = torch.tensor(self.used, dtype=torch.float64)
 
     def _reason_to_skip(self, trainer: pl.Trainer) -> str | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
@@ -308,6 +341,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
                 changed = self._restore_attributes(trainer) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._train_with(RunOptimizer(trainer, self.optimizer), value)
+            if self._is_resumed or changed:
+                self._log_found(trainer, self._search_epoch)
             set_again = f"; its {self.value_name} {short(value)} is set again in {', '.join(changed)}"
             reason += set_again if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")

@@ -5,17 +5,17 @@ A sink: everything flows in, nothing flows out. `Report` says what there is to s
 
 from pl_onecycle.report.figures import ProbePicture, SweepPicture, draw_probe, draw_range_test, draw_tuning
 from pl_onecycle.report.files import curve_table, curves_table
-from pl_onecycle.report.loggers import claim_directories
+from pl_onecycle.report.loggers import Loggers
 from pl_onecycle.report.progress import Advance, progress_bar
 from pl_onecycle.report.report import Report, Saved, save
 
 __all__ = [
     "Advance",
+    "Loggers",
     "ProbePicture",
     "Report",
     "Saved",
     "SweepPicture",
-    "claim_directories",
     "curve_table",
     "curves_table",
     "draw_probe",

@@ -65,8 +65,8 @@ def write_folder(
     return f"{root.rstrip('/')}/{new}"
 
 
-def write_picture(folder: str, name: str, figure: Figure) -> None:
-    """Write ``<name>.png`` into a directory that `write_folder` has made, or nothing.
+def write_picture(folder: str, name: str, figure: Figure) -> bytes:
+    """Write ``<name>.png`` into a directory that `write_folder` has made, or nothing; return its content.
 
     Raises:
         OSError: It cannot be written.
@@ -81,6 +81,7 @@ def write_picture(folder: str, name: str, figure: Figure) -> None:
         with suppress(OSError):  # half a picture is worse than none
             files.rm(path)
         raise
+    return content.getvalue()
 
 
 def curve_table(curve: LossCurve) -> Table:
