@@ -56,9 +56,8 @@ from typing import Any
 
 import numpy as np
 import suggestion_oracle
-import suggestion_tasks
 import torch
-from suggestion_oracle import OracleCurve
+from suggestion_oracle import OWN, OracleCurve
 from suggestion_peers import PEERS, Lrs, Module, Peer, Task, counted_steps, loaders, trainer
 
 from pl_onecycle import LRRangeTest
@@ -66,6 +65,7 @@ from pl_onecycle.curves import METHODS, Suggestion, suggest
 
 CONSTANT = 0.03  # a typical choice without a test
 OURS = "LRRangeTest"
+HALVES = {"A": "A", "B": "B", "C": "C", "both": "AB", "all": "ABC", "none": ""}
 
 
 # ------------------------------------------------------------------------------------------ problems
@@ -82,7 +82,7 @@ class Problem:
 def problems(folder: str | None) -> dict[str, Problem]:
     """Return the own tasks, and those of another folder with a ``tasks.py`` and an ``oracle.json``."""
     stored = suggestion_oracle.load()
-    own = [Problem(task, OracleCurve(stored[task.name]), f"half {task.half}") for task in suggestion_tasks.TASKS]
+    own = [Problem(task, OracleCurve(stored[task.name]), f"half {task.half}") for task in OWN if task.name in stored]
     return {problem.task.name: problem for problem in [*own, *(_shared(Path(folder)) if folder else [])]}
 
 
@@ -290,8 +290,7 @@ def _draw_oracle(ax: Any, problem: Problem) -> None:
 # ---------------------------------------------------------------------------------------------- main
 def choose(arguments: argparse.Namespace) -> list[Problem]:
     """Return the selected problems."""
-    groups = {"A": ("half A", "shared"), "B": ("half B", "shared"), "none": ("shared",)}
-    wanted = groups.get(arguments.half, ("half A", "half B", "shared"))
+    wanted = [*(f"half {half}" for half in HALVES[arguments.half]), "shared"]
     every = problems(arguments.shared).items()
     return [problem for name, problem in every if problem.group in wanted and arguments.tasks in name]
 
@@ -313,11 +312,11 @@ def sources_of(peers: Sequence[Peer]) -> dict[str, str]:
 def main(arguments: argparse.Namespace) -> None:
     """Measure and print one table for each group of tasks."""
     be_quiet()
-    chosen = choose(arguments)
     if arguments.oracle:
-        names = {problem.task.name for problem in chosen}
-        suggestion_oracle.compute([task for task in suggestion_tasks.TASKS if task.name in names])
+        chosen_tasks = [task for task in OWN if task.half in HALVES[arguments.half] and arguments.tasks in task.name]
+        suggestion_oracle.compute(chosen_tasks)
         return
+    chosen = choose(arguments)
     plan = Plan(arguments.shared, 1 if arguments.quick else arguments.seeds, arguments.verify, PEERS)
     print(f"torch {version('torch')}, lightning {version('lightning')}, Python {platform.python_version()}")
     for peer in PEERS:
@@ -338,7 +337,7 @@ def main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--half", choices=("A", "B", "both", "none"), default="both", help="half of the own tasks")
+    parser.add_argument("--half", choices=HALVES, default="all", help="own tasks: a part, A and B, or all")
     parser.add_argument("--tasks", default="", help="only tasks whose name contains this")
     parser.add_argument("--verify", action="store_true", help="also with LRRangeTest(verify=True)")
     parser.add_argument("--shared", metavar="FOLDER", help="also the tasks of this folder: tasks.py and oracle.json")
