@@ -76,16 +76,19 @@ def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> Iterator[tuple[
 
 # --------------------------------------------------------------------------------------------- data
 def split(x: Tensor, y: Tensor, num_train: int, seed: int = 0) -> Data:
+    """Split samples at random, the same way each time."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, val = order[:num_train], order[num_train:]
     return x[train], y[train], x[val], y[val]
 
 
 def floats(array: Any) -> Tensor:
+    """Return an array as a tensor of 32-bit floats."""
     return torch.as_tensor(np.asarray(array, dtype=np.float32))
 
 
 def normalize(x: Tensor) -> Tensor:
+    """Shift and scale each feature to mean 0 and standard deviation 1."""
     return (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
 
 
@@ -97,6 +100,7 @@ def digits() -> Data:
 
 
 def scaled(images: Tensor) -> Tensor:
+    """Shift and scale digits, which are in [0, 16], to about mean 0 and standard deviation 1."""
     return (images - 5) / 6
 
 
@@ -257,6 +261,7 @@ def _windows(text: Tensor, length: int, stride: int, block: int) -> tuple[Tensor
 
 @cache
 def next_characters(length: int) -> Data:
+    """Return stretches of text -> the same, one character further."""
     train, val = zip(*(_windows(text, length + 1, 8, 320) for text in texts()[0]), strict=True)
     x, x_val = torch.cat(train), torch.cat(val)
     return x[:, :-1], x[:, 1:], x_val[:, :-1], x_val[:, 1:]
@@ -273,6 +278,7 @@ def _whose_words(length: int, buckets: int) -> Data:
 
 # ------------------------------------------------------------------------------------------- models
 def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
+    """Return linear layers of these sizes, all but the last one with an activation."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), *([nn.LayerNorm(fan_out)] if norm else []), activation()]
@@ -362,6 +368,7 @@ class _Factorization(nn.Module):
 
 
 def conv(fan_in: int, fan_out: int, norm: Callable[[int], nn.Module] = lambda _: nn.Identity()) -> list[nn.Module]:
+    """Return a convolution of 3 x 3 with its norm and a ReLU."""
     return [nn.Conv2d(fan_in, fan_out, 3, padding=1), norm(fan_out), nn.ReLU()]
 
 
@@ -396,6 +403,7 @@ def _deep_elu_net(classes: int) -> nn.Module:
 
 # ------------------------------------------------------------------------------------- pre-training
 def pretrain(model: nn.Module, data: Data, loss: Loss, lr: float, steps: int) -> dict[str, Tensor]:
+    """Train a model with Adam; return its weights."""
     optimizer = torch.optim.Adam(model.parameters(), lr)
     for _, (x, y) in zip(range(steps), batches(*data[:2], 32, 17), strict=False):
         optimizer.zero_grad()
@@ -443,6 +451,7 @@ def _smoothed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 
 
 def sequence_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross entropy over samples and positions."""
     return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
 
@@ -464,6 +473,7 @@ def _poisson(output: Tensor, target: Tensor) -> Tensor:
 
 # --------------------------------------------------------------------------------------- optimizers
 def optimizer(kind: type[Optimizer], **options: Any) -> OptimizerFactory:
+    """Return a factory of optimizers of one kind."""
     return lambda parameters, lr: kind(parameters, lr=lr, **options)  # type: ignore[call-arg]
 
 
