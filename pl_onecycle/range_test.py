@@ -1,6 +1,7 @@
 """`LRRangeTest`, the callback: sweeps -> curve -> suggestion, and short cycles that verify it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +11,7 @@ from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
+    CONTROLLED_BUDGET,
     CYCLES,
     METHODS,
     MIN_LOSSES,
@@ -21,12 +23,14 @@ from pl_onecycle.curves import (
     coarse_sweep,
     dense_sweep,
     has_risen,
+    needs_control,
+    noise_hides_fall,
     read_curve,
     suggest,
     verified,
 )
 from pl_onecycle.finder import Finder
-from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
+from pl_onecycle.policy import HeldPolicy, Policy, RangeTestPolicy, SweepMode
 from pl_onecycle.report import Advance, Report, SweepPicture, curve_table, draw_range_test, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import Checkups, run_trial
@@ -39,6 +43,8 @@ _NAME = "lr_range_test"
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
 # Default number of steps of a linear or staircase sweep.
 FIXED_STEPS = 100
+# The lr of a control, as a share of the lowest of its sweep: no weight changes in 32 bits.
+CONTROL_LR = 1e-6
 
 
 class LRRangeTest(Finder[Suggestion]):
@@ -271,7 +277,26 @@ class LRRangeTest(Finder[Suggestion]):
             self.curve = self.coarse[-1]
             return policy
         self.curve = self._measure(run, policy, advance)
+        is_alone = self._is_adaptive and self.monitor == TRAIN_LOSS
+        if is_alone and (self._is_controlled or noise_hides_fall(self.curve)):
+            self.curve = self._control(run, self.curve, advance)
         return read_curve(self.curve, self.method)
+
+    @property
+    def _is_controlled(self) -> bool:
+        """Whether noise hides the fall of a coarse sweep."""
+        return any(curve.control for curve in self.coarse)
+
+    def _control(self, run: RunOptimizer, curve: LossCurve, advance: Advance) -> LossCurve:
+        """Return a curve with the losses of the same batches at an lr so low that the weights do not change."""
+        if not self._is_controlled:
+            rank_zero_info(
+                f"{self.title}: noise hides the fall of the loss, so that the sweeps are compared with others at an lr"
+                f" near 0, {CONTROLLED_BUDGET} optimizer steps at most instead of {BUDGET}."
+            )
+        held = HeldPolicy(min(curve.lr) * CONTROL_LR, len(curve))
+        control = self._try(run, held, advance, None, None)
+        return replace(curve, control=control.loss) if len(control) == len(curve) else curve
 
     def _search_range(self, run: RunOptimizer, advance: Advance) -> RangeTestPolicy | Refusal:
         """Run coarse sweeps and return the dense one that they ask for."""
@@ -279,6 +304,8 @@ class LRRangeTest(Finder[Suggestion]):
             # A checkup makes the host wait for an accelerator; here that is at most 72 times in a fit.
             checkups = Checkups(range(MIN_LOSSES, policy.num_steps), should_end=has_risen, outcome="risen")
             self.coarse.append(self._try(run, policy, advance, None, checkups))
+        if needs_control(self.coarse[-1]):
+            self.coarse[-1] = self._control(run, self.coarse[-1], advance)
         return dense_sweep(self.coarse)
 
     def _measure(self, run: RunOptimizer, policy: Policy, advance: Advance) -> LossCurve:
@@ -351,7 +378,8 @@ class LRRangeTest(Finder[Suggestion]):
         assert self.curve is not None
         # A fixed sweep takes one step more than its number, to see the effect of the last one.
         steps = self._sweep_steps if self._is_adaptive else min(self._sweep_steps, self._budget)
-        return f"{steps} of {self._budget} steps, {self.curve.outcome}"
+        most = CONTROLLED_BUDGET if self._is_controlled or self.curve.control else self._budget
+        return f"{steps} of {most} steps, {self.curve.outcome}"
 
     @override
     def facts(self) -> dict[str, Any]:

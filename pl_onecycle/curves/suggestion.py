@@ -16,6 +16,7 @@ from pl_onecycle.curves.methods import RULES, Method
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.thresholds import (
     EXPLODED_SHARE,
+    MIN_CONTROLLED_FALL,
     MIN_FALL,
     MIN_POINTS,
     NOISE_DRAWS,
@@ -166,6 +167,26 @@ def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float
 
 def find_fault(curve: LossCurve) -> Refusal | None:
     """Return why no method can read the curve, or None."""
+    return _fault_of_form(curve) or _fault_of_fall(curve)
+
+
+def noise_hides_fall(curve: LossCurve) -> bool:
+    """Return whether the loss of a sweep may fall although its noise hides it; not against a control, which shows it.
+
+    Args:
+        curve: A sweep.
+
+    Example:
+        >>> lr = [10 ** (k / 10 - 3) for k in range(30)]
+        >>> noise_hides_fall(LossCurve(lr, [1.0, 1.1] * 15)), noise_hides_fall(LossCurve(lr, [1.0] * 30))
+        (True, False)
+    """
+    if curve.control or _fault_of_form(curve) is not None or _fault_of_fall(curve) is None:
+        return False
+    return curve.noise > ROUNDING * abs(curve.start)
+
+
+def _fault_of_form(curve: LossCurve) -> Refusal | None:
     if curve.outcome == "overridden":
         return Refusal("the module sets the learning rate of its steps itself, so it cannot be swept")
     if len(curve) > 0 and len(curve.finite_loss) == 0:
@@ -178,21 +199,51 @@ def find_fault(curve: LossCurve) -> Refusal | None:
         )
     if np.any(np.diff(curve.finite_lr) < 0) or curve.finite_lr[0] == curve.finite_lr[-1]:
         return Refusal("the learning rate does not rise from point to point, so this is no sweep")
-    wide = curve.smoothed(WIDE_BANDWIDTH)
-    lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
-    highest = int(wide[:lowest].argmax())
-    fall, noise = float(wide[highest] - wide[lowest]), _noise_between(curve, [highest, lowest])
-    # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
-    if min(fall, curve.start - float(wide[lowest])) <= ROUNDING * abs(curve.start):
-        return Refusal("the loss does not fall anywhere in the sweep")
-    if fall <= MIN_FALL * noise:
-        return Refusal(f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times the noise of {noise:.3g}")
     return None
 
 
+def _fault_of_fall(curve: LossCurve) -> Refusal | None:
+    fall = _Fall.of(curve)
+    # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
+    if min(fall.size, curve.start - fall.lowest) <= ROUNDING * abs(curve.start):
+        return Refusal("the loss does not fall anywhere in the sweep")
+    least = MIN_CONTROLLED_FALL if curve.control else MIN_FALL
+    if fall.size <= least * fall.noise:
+        return Refusal(f"the loss falls by {fall.size:.3g}, less than {least:g} times the noise of {fall.noise:.3g}")
+    return None
+
+
+@dataclass(frozen=True)
+class _Fall:
+    """The largest fall of a curve.
+
+    Attributes:
+        size: Height of the fall.
+        lowest: The loss at its lower end.
+        noise: Standard deviation of such a fall by chance.
+    """
+
+    size: float
+    lowest: float
+    noise: float
+
+    @classmethod
+    def of(cls, curve: LossCurve) -> "_Fall":
+        wide = curve.smoothed(WIDE_BANDWIDTH)
+        lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
+        highest = int(wide[:lowest].argmax())
+        return cls(float(wide[highest] - wide[lowest]), float(wide[lowest]), _noise_between(curve, [highest, lowest]))
+
+
 def _noise_between(curve: LossCurve, points: list[int]) -> float:
-    """Return the standard deviation, by chance, of the difference of two points of the widely smoothed curve."""
+    """Return the standard deviation, by chance, of the difference of two points of the widely smoothed curve.
+
+    Losses scatter the more, the further the weights have moved: at the lowest lrs a net whose last layer starts at zero
+    shows no noise at all, and neither does a difference to a control. So the scatter of the losses around the two
+    points counts, and without a control that of the whole curve if it is larger.
+    """
     decades = np.log10(curve.finite_lr)
     weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE_BANDWIDTH) ** 2)
-    averaged = weight.sum(0) ** 2 / (weight**2).sum(0)  # effective number of losses
-    return curve.noise * math.sqrt(float((1 / averaged).sum()))
+    share = weight / weight.sum(0)
+    around = math.sqrt(float(((share * curve.residual[:, None]) ** 2).sum()))
+    return around if curve.control else max(around, curve.noise * math.sqrt(float((share**2).sum())))
