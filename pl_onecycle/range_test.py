@@ -416,12 +416,12 @@ class LRRangeTest(Finder[Suggestion]):
         """Return what `plot` draws; to be called after a run."""
         assert self.curve is not None
         found, cycles = self.suggestion, self.cycles
-        others = [it for method in METHODS if all_methods and (it := suggest(self.curve, method)) is not None]
+        others = [suggest(self.curve, method) for method in METHODS if all_methods and method != self.method]
         return SweepPicture(
             self.curve,
             found,
             self._curve_label,
-            others,
+            [other for other in others if other is not None],
             reason=self.why,
             before=self.before,
             trough=find_trough(self.curve).ends if found is not None and self.method == "trough" else None,

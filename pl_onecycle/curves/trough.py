@@ -41,7 +41,7 @@ def find_trough(curve: LossCurve) -> Trough:
     Example:
         >>> curve = LossCurve([10 ** (k / 10 - 4) for k in range(41)], [abs(k - 20) / 10 for k in range(41)])
         >>> [round(lr, 4) for lr in find_trough(curve).ends]
-        [0.0054, 0.0187]
+        [0.0039, 0.0256]
     """
     decades, smooth = np.log10(curve.finite_lr), curve.smoothed(TROUGH_BANDWIDTH)
     lowest = int(smooth.argmin())

@@ -68,7 +68,7 @@ def draw_ends(ax: Axes, ends: Sequence[End]) -> None:
         else:
             ax.errorbar([end.margin], [row], xerr=[end.noise], fmt="o", capsize=5, **style)
     ax.axvline(0, color=GREY, linewidth=1, zorder=0)
-    put_title(ax, f"{compared.kind} at the end", "whiskers: a margin that may be chance or is too small to matter")
+    put_title(ax, f"{compared.kind} at the end", "whiskers: margins that may be chance or do not matter")
     ax.set(xlabel=f"above the best, which is {min(compared.levels.values()):.4g}", ylim=(-0.6, len(ends) - 0.4))
     names = {rows[end.name]: f"{end.name} ✓" if end.is_chosen else end.name for end in ends}
     ax.set_yticks(list(names), list(names.values()))

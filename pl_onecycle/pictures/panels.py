@@ -23,6 +23,8 @@ Array: TypeAlias = npt.NDArray[np.float64]
 WIDTH, HEIGHT = 5.2, 4.0
 # Characters of a line above a panel; a word longer than that is broken.
 TITLE_CHARACTERS, LINE_CHARACTERS = 46, 62
+# Distance of a legend from the axes above it, in heights of its letters: the room of the axis' numbers and name.
+BELOW = 4.4
 # Entries of a legend in a row below the axes.
 COLUMNS = 3
 
@@ -81,7 +83,7 @@ def put_legend(ax: Axes, is_alone: bool = True, handles: Sequence[Any] | None = 
         ax.legend(handles=handles, loc="best", fontsize="small")
         return
     # Right below the name of the axis, whatever the height of the panel.
-    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.15), "borderaxespad": 0.2}
+    below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": BELOW}
     names = [str(handle.get_label()) for handle in handles]
     columns = COLUMNS if max(map(len, names)) < 20 else COLUMNS - 1
     ax.legend(handles=handles, **below, ncols=columns, fontsize="small", frameon=False, columnspacing=1.2)

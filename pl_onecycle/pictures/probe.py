@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TRAINING, VALIDATION = "training loss", "validation loss"
 # A legend of more candidates would be larger than what it explains; the names at their ends have the same colours.
 MOST_NAMED = 6
+# Losses at most this many times the range of the later half beyond it are in the frame.
+REACH = 4
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class ProbePicture:
         """One row of panels, of which none is empty, the main one first."""
         panels: list[Panel] = [partial(draw_training, picture=self)] if self.curves else []
         panels += [partial(_draw_validation, picture=self)] if self._has_validation else []
-        return [panels + ([partial(draw_ends, ends=self.ends)] if self.ends else [])]
+        return [panels + ([partial(draw_ends, ends=self.ends)] if len(self.ends) > 1 else [])]
 
     @property
     def _has_validation(self) -> bool:
@@ -143,13 +145,13 @@ def _draw_validation(ax: Axes, picture: ProbePicture) -> None:
         steps = [step for step in losses if best is None or step in known]
         values = np.asarray([losses[step] - known.get(step, 0.0) for step in steps])
         ax.plot(steps, values, marker=".", **picture.line(series))
-        shown += [values[len(values) // 2 :]] if curve.outcome in ("completed", "stopped") else []
+        shown += [values] if curve.outcome in ("completed", "stopped") else []
     _frame(ax, shown)
     _finish(ax, picture)
 
 
 def _difference_to(kind: str, best: str | None) -> str:
-    return kind if best is None else f"{kind} minus that of {best}"
+    return kind if best is None else f"{kind} above {best}"
 
 
 def _validation_of(curve: Curve) -> dict[int, float]:
@@ -159,12 +161,16 @@ def _validation_of(curve: Curve) -> dict[int, float]:
 
 
 def _frame(ax: Axes, shown: Sequence[Array]) -> None:
-    """Frame the candidates that came to their end, as the explosion of another must not squash them."""
+    """Frame the candidates that came to their end, as explosions must not squash the rest: those of others or early."""
     values = np.concatenate([*shown, np.zeros(0)])
-    if len(values):
-        low, high = float(values.min()), float(values.max())
-        room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
-        ax.set_ylim(low - room, high + room)
+    if not len(values):
+        return
+    later = np.concatenate([losses[len(losses) // 2 :] for losses in shown])
+    reach = REACH * float(np.ptp(later))
+    values = values[(values >= later.min() - reach) & (values <= later.max() + reach)]
+    low, high = float(values.min()), float(values.max())
+    room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
+    ax.set_ylim(low - room, high + room)
 
 
 def _finish(ax: Axes, picture: ProbePicture, is_alone: bool = True) -> None:

@@ -71,7 +71,7 @@ def draw_schedule(ax: Axes, picture: SchedulePicture, is_alone: bool = True) -> 
         color = SMOOTH if len(picture.lrs) == 1 else look.color
         handles += ax.plot(picture.steps, lrs, color=color, linestyle=look.linestyle, linewidth=2, label=name)
     if picture.now is not None:
-        handles += [ax.axvline(picture.now, color=BLACK, linewidth=1, linestyle=":", label=f"step {picture.now}")]
+        handles += [ax.axvline(picture.now, color=BLACK, linewidth=1, linestyle=":", label=f"now: step {picture.now}")]
     if picture.momenta:
         right = ax.twinx()
         right.set_ylabel("momentum")

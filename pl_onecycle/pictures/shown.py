@@ -36,6 +36,10 @@ class Curve(Protocol):
     def finite_loss(self) -> Any:
         """Losses before the first that is not finite."""
 
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the losses about their trend; NaN if unknown."""
+
     def smoothed(self) -> Any:
         """Return the smoothed losses at `finite_lr`."""
 

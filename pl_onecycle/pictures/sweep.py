@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from pl_onecycle.pictures.shown import Compared, Curve, Suggested
 
+# Losses this many standard deviations of their noise from the smoothed ones are still in the frame.
+NOISES = 4
+
 
 @dataclass(frozen=True)
 class SweepPicture:
@@ -83,7 +86,7 @@ def draw_sweep(ax: Axes, picture: SweepPicture, is_alone: bool = True) -> None:
     shown = slice(picture.skip[0], max(len(curve.finite_loss) - picture.skip[1], 0))
     lr, loss = curve.finite_lr[shown], curve.finite_loss[shown]
     if len(loss):
-        _draw_losses(ax, lr, loss, curve.smoothed()[shown])
+        _draw_losses(ax, lr, loss, curve.smoothed()[shown], curve.noise)
     _draw_end(ax, picture)
     for k, coarse in enumerate(picture.coarse):
         if len(loss):  # behind, in the frame of what decides
@@ -100,11 +103,11 @@ def draw_sweep(ax: Axes, picture: SweepPicture, is_alone: bool = True) -> None:
     put_legend(ax, is_alone)
 
 
-def _draw_losses(ax: Axes, lr: Array, loss: Array, smoothed: Array) -> None:
+def _draw_losses(ax: Axes, lr: Array, loss: Array, smoothed: Array, noise: float) -> None:
     """Draw losses in a frame of the smoothed ones, as an explosion must not squash the rest; mark what is beyond."""
     lowest, highest = float(smoothed.min()), float(smoothed.max())
-    span = highest - lowest
-    near = loss[(loss >= lowest - span / 2) & (loss <= highest + span / 2)]
+    reach = max((highest - lowest) / 2, NOISES * noise)
+    near = loss[(loss >= lowest - reach) & (loss <= highest + reach)]
     lowest, highest = min([lowest, *near]), max([highest, *near])
     room = 0.08 * (highest - lowest) or 0.05 * abs(lowest) or 0.1
     bottom, top = lowest - room, highest + room
@@ -143,15 +146,19 @@ def _draw_suggestion(ax: Axes, suggestion: Suggested) -> None:
 def _draw_cycles(ax: Axes, picture: SweepPicture) -> None:
     """Draw the level at which each short cycle ends over its lr."""
     put_title(ax, f"{len(picture.cycles)} short cycles around the suggestion")
+    lrs = list(picture.cycles)
     ax.set(xlabel="max_lr of the cycle", xscale="log")
-    ends, failed = picture.ends, list(picture.cycles)
+    ax.set_xticks(lrs, [f"{lr:.2g}" for lr in lrs])
+    ax.set_xticks([], minor=True)
+    ends, failed = picture.ends, lrs
     if ends is not None:
         ax.set_ylabel(f"{ends.kind} at the end")
-        lrs = list(ends.levels)
-        levels, noise = list(ends.levels.values()), [ends.noise[lr] for lr in lrs]
-        style: dict[str, Any] = {"capsize": 4, "markersize": 7, "zorder": 3}
-        ax.errorbar(lrs, levels, noise, fmt="o", color=SMOOTH, **style, label="level ± what may be chance")
-        failed = [lr for lr in picture.cycles if lr not in ends.levels]
+        noise = [ends.noise[lr] for lr in ends.levels]
+        has_noise = any(noise)  # of a single loss, it is not known
+        style: dict[str, Any] = {"color": SMOOTH, "capsize": 4, "markersize": 7, "zorder": 3}
+        style |= {"yerr": noise, "label": "level ± what may be chance"} if has_noise else {"label": "level"}
+        ax.errorbar(list(ends.levels), list(ends.levels.values()), fmt="o", **style)
+        failed = [lr for lr in lrs if lr not in ends.levels]
     if failed:
         top = ax.get_xaxis_transform()
         ax.plot(failed, [0.95] * len(failed), "x", transform=top, color=BLACK, markersize=8, label="diverged")
