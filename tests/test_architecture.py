@@ -53,7 +53,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "curves/thresholds": ("pure", set()),
     "curves/noise": ("pure", {"curves/thresholds"}),
-    "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds", "pictures"}),
+    "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds", "pictures", "sentences"}),
     "curves/refusals": ("pure", set()),
     "curves/trough": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
     "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds", "curves/trough"}),

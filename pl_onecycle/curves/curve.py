@@ -16,6 +16,7 @@ from pl_onecycle.checks import expect, expect_number, expect_one_of
 from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
 from pl_onecycle.curves.thresholds import BANDWIDTH, START_POINTS
 from pl_onecycle.pictures import SweepPicture, card, draw
+from pl_onecycle.sentences import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +198,7 @@ class LossCurve:
     def _title(self) -> str:
         """The curve in a few words."""
         lrs = f", lr {min(self.lr):.3g} to {max(self.lr):.3g}" if self.lr else ""
-        return f"{len(self)} losses{lrs}, {self.outcome}"
+        return f"{counted(len(self), 'point')}{lrs}, {self.outcome}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, as saved in checkpoints."""

@@ -119,7 +119,7 @@ def draw_training(ax: Axes, picture: ProbePicture, is_alone: bool = True) -> Non
     ax.set(xlabel="learning rate" if picture.over_lr else "optimizer step", ylabel=_difference_to(TRAINING, best))
     if picture.over_lr and picture.is_log:
         ax.set_xscale("log")
-    shown: list[Array] = []
+    shown: dict[str, Array] = {}
     for series, curve in picture.curves.items():
         loss = curve.finite_loss
         if reference is not None:
@@ -128,8 +128,8 @@ def draw_training(ax: Axes, picture: ProbePicture, is_alone: bool = True) -> Non
         part = slice(picture.skip[0], max(len(loss) - picture.skip[1], 0))
         smoothed = running_mean(loss)[part]
         ax.plot(at[part], smoothed, **picture.line(series))
-        shown += [smoothed] if curve.outcome in ("completed", "stopped") else []
-    _frame(ax, shown)
+        shown[series] = smoothed
+    _frame(ax, picture, shown)
     _finish(ax, picture, is_alone)
 
 
@@ -139,14 +139,14 @@ def _draw_validation(ax: Axes, picture: ProbePicture) -> None:
     best = best if known else None  # the best by training loss may have none
     put_title(ax, "on the same few validation batches")
     ax.set(xlabel="optimizer step", ylabel=_difference_to(VALIDATION, best))
-    shown: list[Array] = []
+    shown: dict[str, Array] = {}
     for series, curve in picture.curves.items():
         losses = _validation_of(curve)
         steps = [step for step in losses if best is None or step in known]
         values = np.asarray([losses[step] - known.get(step, 0.0) for step in steps])
         ax.plot(steps, values, marker=".", **picture.line(series))
-        shown += [values] if curve.outcome in ("completed", "stopped") else []
-    _frame(ax, shown)
+        shown[series] = values
+    _frame(ax, picture, shown)
     _finish(ax, picture)
 
 
@@ -160,12 +160,15 @@ def _validation_of(curve: Curve) -> dict[int, float]:
     return {step: loss for step, loss in pairs if math.isfinite(loss)}
 
 
-def _frame(ax: Axes, shown: Sequence[Array]) -> None:
+def _frame(ax: Axes, picture: ProbePicture, shown: Mapping[str, Array]) -> None:
     """Frame the candidates that came to their end, as explosions must not squash the rest: those of others or early."""
-    values = np.concatenate([*shown, np.zeros(0)])
+    whole = {series for series, curve in picture.curves.items() if curve.outcome in ("completed", "stopped")}
+    # Where all have exploded, what they were before is worth seeing.
+    lines = [losses for series, losses in shown.items() if series in whole] or [it[::-1] for it in shown.values()]
+    values = np.concatenate([*lines, np.zeros(0)])
     if not len(values):
         return
-    later = np.concatenate([losses[len(losses) // 2 :] for losses in shown])
+    later = np.concatenate([losses[len(losses) // 2 :] for losses in lines])
     reach = REACH * float(np.ptp(later))
     values = values[(values >= later.min() - reach) & (values <= later.max() + reach)]
     low, high = float(values.min()), float(values.max())
