@@ -87,7 +87,7 @@ def draw_sweep(ax: Axes, picture: SweepPicture, is_alone: bool = True) -> None:
     lr, loss = curve.finite_lr[shown], curve.finite_loss[shown]
     if len(loss):
         _draw_losses(ax, lr, loss, curve.smoothed()[shown], curve.noise)
-    _draw_end(ax, picture)
+        _draw_end(ax, picture)
     for k, coarse in enumerate(picture.coarse):
         if len(loss):  # behind, in the frame of what decides
             label = "coarse sweep" if k == 0 else None
@@ -129,7 +129,7 @@ def _draw_losses(ax: Axes, lr: Array, loss: Array, smoothed: Array, noise: float
 
 def _draw_end(ax: Axes, picture: SweepPicture) -> None:
     """Mark where a sweep has diverged."""
-    if picture.curve.outcome == "diverged" and len(picture.curve.lr) and picture.skip[1] == 0:
+    if picture.curve.outcome == "diverged" and picture.skip[1] == 0:
         lr = picture.curve.lr[-1]
         place: dict[str, Any] = {"transform": ax.get_xaxis_transform(), "clip_on": False, "zorder": 5}
         ax.plot([lr], [0.93], "x", color=BLACK, markersize=7, **place, label=f"diverged at {lr:.3g}")

@@ -112,7 +112,7 @@ def test_a_picture_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch:
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no latex")
 
-    monkeypatch.setattr("pl_onecycle.range_test.draw_range_test", fails)
+    monkeypatch.setattr("pl_onecycle.range_test.draw", fails)
     test, lrs = LRRangeTest(), LRs()
     with pytest.warns(UserWarning, match="could not be drawn .no latex"):
         trainer([test, lrs], tmp_path / "root").fit(Momentum(), data())
