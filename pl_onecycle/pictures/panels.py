@@ -51,10 +51,10 @@ def draw_panels(rows: Sequence[Sequence[Panel]]) -> Picture:
     width = max(map(len, full))
     picture = Picture(figsize=(WIDTH * width + 0.4 * (width == 1), HEIGHT * len(full)), layout="constrained")
     grid = picture.add_gridspec(len(full), 1)
-    for place, row in zip(grid, full, strict=True):
-        columns = place.subgridspec(1, len(row))
-        for draw, column in zip(row, columns, strict=True):
-            draw(picture.add_subplot(column))
+    for k, row in enumerate(full):
+        columns = grid[k].subgridspec(1, len(row))
+        for n, draw in enumerate(row):
+            draw(picture.add_subplot(columns[n]))
     return picture
 
 
