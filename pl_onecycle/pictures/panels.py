@@ -21,8 +21,8 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 # Inches of a panel: small, so that the words can be read where a page shows two of them side by side.
 WIDTH, HEIGHT = 5.2, 4.0
-# Characters of a line above a panel; a word longer than that is broken.
-TITLE_CHARACTERS, LINE_CHARACTERS = 46, 62
+# Characters of a line above axes of this width in inches; a word longer than that is broken.
+FULL_WIDTH, TITLE_CHARACTERS, LINE_CHARACTERS = 3.2, 46, 62
 # Distance of a legend from the axes above it, in heights of its letters: the room of the axis' numbers and name.
 BELOW = 4.4
 # Entries of a legend in a row below the axes.
@@ -60,8 +60,10 @@ def draw_panels(rows: Sequence[Sequence[Panel]]) -> Picture:
 
 def put_title(ax: Axes, title: str, reason: str = "") -> None:
     """Write a title above axes, and half a sentence below it, both in as many lines as they need."""
-    lines = textwrap.wrap(reason, LINE_CHARACTERS)
-    title = "\n".join(textwrap.fill(line, TITLE_CHARACTERS) for line in title.splitlines())
+    inches = ax.get_window_extent().width / ax.figure.get_dpi()
+    share = min(inches / FULL_WIDTH, 1.0)  # axes of a user may be narrow
+    lines = textwrap.wrap(reason, max(int(share * LINE_CHARACTERS), 10))
+    title = "\n".join(textwrap.fill(line, max(int(share * TITLE_CHARACTERS), 10)) for line in title.splitlines())
     ax.set_title(title, fontsize="large", loc="left", pad=8 + 10.5 * len(lines))
     if lines:
         place: dict[str, Any] = {"xy": (0, 1), "xytext": (0, 4), "textcoords": "offset points"}
@@ -80,7 +82,7 @@ def put_legend(ax: Axes, is_alone: bool = True, handles: Sequence[Any] | None = 
     if not handles:
         return
     if not is_alone:
-        ax.legend(handles=handles, loc="best", fontsize="small")
+        ax.legend(handles=handles, loc="best", fontsize="x-small")
         return
     # Right below the name of the axis, whatever the height of the panel.
     below: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, 0), "borderaxespad": BELOW}

@@ -183,3 +183,11 @@ def test_several_results_are_drawn_side_by_side_under_their_names() -> None:
     figure = draw_results({"run_1\nLR range test": SweepPicture(curve(), FOUND), "run_2": SweepPicture(curve(), None)})
     assert [title(ax) for ax in figure.axes] == ["run_1\nLR range test", "run_2"]
     assert [words(ax) for ax in figure.axes] == [["LR range test: 0.0125"], ["LR range test: no suggestion"]]
+
+
+def test_words_above_narrow_axes_are_in_lines_as_narrow() -> None:
+    figure = Figure(figsize=(9, 3))
+    ax = figure.subplots(1, 3)[0]
+    draw(SweepPicture(curve(), FOUND, reason="a reason of some length that would reach into the next axes"), ax)
+    rendered(figure)
+    assert ax.texts[0].get_window_extent().width < 1.1 * ax.get_window_extent().width
