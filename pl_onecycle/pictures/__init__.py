@@ -6,7 +6,7 @@ imported only to draw.
 
 from pl_onecycle.pictures.card import card
 from pl_onecycle.pictures.drawn import Drawable, TuningPicture, draw, draw_results
-from pl_onecycle.pictures.panels import can_draw, draw_panels, put_legend, put_title, running_mean
+from pl_onecycle.pictures.panels import can_draw
 from pl_onecycle.pictures.png import png_of
 from pl_onecycle.pictures.probe import ProbePicture
 from pl_onecycle.pictures.schedule import SchedulePicture, steps_shown
@@ -21,11 +21,7 @@ __all__ = [
     "can_draw",
     "card",
     "draw",
-    "draw_panels",
     "draw_results",
     "png_of",
-    "put_legend",
-    "put_title",
-    "running_mean",
     "steps_shown",
 ]
