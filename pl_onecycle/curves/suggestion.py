@@ -24,6 +24,7 @@ from pl_onecycle.curves.thresholds import (
     WIDE_BANDWIDTH,
     WIDE_INTERVAL,
 )
+from pl_onecycle.pictures import card
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,14 @@ class Suggestion:
         """Whether the interval is wider than half a decade."""
         return self.decades > WIDE_INTERVAL + 1e-9  # two spacings of short cycles do not count as wide
 
+    def __repr__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f", {self.low:.3g} to {self.high:.3g}"
+        return f"Suggestion(lr={self.lr:.3g}{interval}, {self.method!r})"
+
+    def _repr_html_(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" ({self.low:.3g} to {self.high:.3g})"
+        return card(f"max_lr {self.lr:.3g}{interval}", f"{self.method}: {self.reason}")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, as saved in checkpoints."""
         return asdict(self)
@@ -73,8 +82,9 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
     ===========  ==========================================================================================
     method       with L the smoothed loss, in the order of the sweep
     ===========  ==========================================================================================
-    trough       middle, in log lr, of the part where at least 85 % of the fall of L has happened: from the first
-                 such lr to the last one around the minimum, but at most 1.25 decades above the first
+    trough       middle, in log lr, of the part where at least 80 % of the fall of L has happened: from the first
+                 such lr to the last one around the minimum, but at most 1.25 decades above the first; at least half
+                 a decade below its upper end, but not below its lower end
     smith        lr at the minimum of L, divided by 10
     steepest     lr[i] with the smallest (L[i+1] - L[i]) / (ln lr[i+1] - ln lr[i]), before the minimum
     valley       the longest falling subsequence of L, from s to e: lr[s + int((e-s)/3) + int((e-s)/6)]
@@ -96,12 +106,13 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
         >>> lr = [10 ** (k / 28) for k in range(-84, 1)]
         >>> curve = LossCurve(lr, [min(1.0, 4 * (np.log10(x) + 1) ** 2) for x in lr])    # lowest at 0.1
         >>> round(suggest(curve).lr, 2), round(suggest(curve, "minimum").lr, 4)
-        (0.1, 0.01)
+        (0.06, 0.01)
 
     References:
         trough: this project, ``benchmarks/suggestion.py``. The fall is from the median of the first tenth of L to its
         minimum. The lr at which it has happened is by itself too low for slow optimizers, the minimum too high for fast
-        ones. The method was chosen on sweeps of 28 steps per decade.
+        ones. An lr that is too high costs more than one that is too low, hence the distance to the upper end. The
+        method was chosen on sweeps of 28 steps per decade.
         smith: one order of magnitude below the minimum, the rule of the article that this project started from,
         after arXiv:1506.01186. steepest, valley, slide, minimum: fastai v2, ``callback/schedule.py``.
         Differs: fastai smooths by a running average that lags, and cuts the first tenth and the last five points.

@@ -39,7 +39,10 @@ MIN_FALL = 5.0
 MIN_CONTROLLED_FALL = 3.0
 # The trough of a curve: where this share of the fall has happened, at most this many decades wide, as a loss that
 # cannot fall further stays low at any lr. Shares from 0.75 to 0.9 and widths from 1 to 1.5 work about as well.
-TROUGH_SHARE, TROUGH_DECADES = 0.85, 1.25
+TROUGH_SHARE, TROUGH_DECADES = 0.8, 1.25
+# The suggestion stays this many decades below the upper end of the trough, as one that is too high costs more than one
+# that is too low; 0.3 to 0.5 work about as well, and with more of it fewer are too high.
+TROUGH_MARGIN = 0.5
 # The trough is read from a curve smoothed over this many decades, twenty points of a dense sweep; half as many work as
 # well but leave more noise. Its start is the median of the first tenth, at least this many points.
 TROUGH_BANDWIDTH = 0.2
@@ -100,5 +103,7 @@ HOPELESS_CHECKUPS, HOPELESS_SHARE = 3, 0.5
 # either side, see benchmarks/suggestion.py.
 CYCLES, SPACING = 5, 0.25
 # A candidate that is worse than the best one by this multiple of the median excess weighs e times less. On the tasks of
-# that benchmark used in development, 0.6 to 1.2 worked about as well.
-SOFTNESS = 0.8
+# that benchmark used in development, 0.6 to 1.2 worked about as well, and more of it avoided the largest misses.
+SOFTNESS = 1.2
+# A candidate whose excess is at most this multiple of the median one counts as nearly as good as the best.
+NEARLY = 0.8
