@@ -72,6 +72,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
         | {"run_length", "scheduler", "sentences"},
     ),
+    "search_cost": ("Lightning", {"_lightning", "run_length", "sentences"}),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
     "trial/reducer": ("torch", set()),
@@ -107,7 +108,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/sinks": ("Lightning", {"_lightning"}),
     "report/loggers": ("Lightning", {"_lightning", "curves", "report/sinks"}),
     "report/figures": ("pure", {"curves", "policy"}),
-    "report/progress": ("Lightning", {"_lightning"}),
+    "report/progress": ("Lightning", {"_lightning", "sentences"}),
     "report/report": (
         "Lightning",
         {"_lightning", "curves", "report/figures", "report/files", "report/loggers", "report/sinks"},
@@ -118,7 +119,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "finder": (
         "Lightning",
         {"_lightning", "checks", "curves", "module_attributes", "report", "run_directory", "run_optimizer"}
-        | {"sentences"},
+        | {"search_cost", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",
