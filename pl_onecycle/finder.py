@@ -112,6 +112,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
         return self.value if self.apply else None
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """Between which values others lie that could be as good as the one found, or None."""
+        return None
+
+    @property
     def why(self) -> str:
         """After a run, the reason for the suggestion, or the reason why there is none.
 

@@ -271,6 +271,14 @@ class Probe(Finder[Choice]):
         return is_same and finder.apply and finder.suggestion is not None
 
     @property
+    @override
+    def interval(self) -> tuple[float, float] | None:
+        if self.value is None:
+            return None
+        below, above = ([it for it in self.curves if sign * it > sign * self.value] for sign in (-1, 1))
+        return max(below, default=self.value), min(above, default=self.value)
+
+    @property
     def saved(self) -> float:
         """Share of the steps that were not run because their candidate had diverged or become hopeless."""
         return 1 - self._steps_taken() / (len(self.curves) * self.num_steps) if self.curves else 0.0

@@ -362,6 +362,12 @@ class LRRangeTest(Finder[Suggestion]):
 
     @property
     @override
+    def interval(self) -> tuple[float, float] | None:
+        found = self.suggestion
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
+
+    @property
+    @override
     def why(self) -> str:
         found = self.suggestion
         if found is None:
