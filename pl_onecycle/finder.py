@@ -4,8 +4,10 @@ It decides when a search runs in a fit and how the next fit uses its result, and
 search follows: search -> apply -> save -> log. Subclasses say what is tried and how the value is used.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -17,10 +19,11 @@ from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
 from pl_onecycle.pictures import Drawable, card, draw
-from pl_onecycle.report import Loggers, Report, Saved, save
+from pl_onecycle.report import Advance, Loggers, Report, Saved, progress_bar, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
-from pl_onecycle.sentences import change, short
+from pl_onecycle.search_cost import SearchCost
+from pl_onecycle.sentences import change, duration, factor, short
 
 
 class Answer(Protocol):
@@ -61,6 +64,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
     Attributes:
         before: After a run, the value that training had before it.
         answer: After a run, what was found, or a `Refusal`.
+        seconds: Wall time of the search, or None; a checkpoint does not keep it.
     """
 
     title: ClassVar[str]  # in log lines and plots
@@ -84,6 +88,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.report = report
         self.before: float | None = None
         self.answer: Found | Refusal | None = None
+        self.seconds: float | None = None
+        self._pace: float | None = None  # seconds of a step of the last search
         self._reached_start = False  # whether this fit has reached the point at which the search runs
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
@@ -106,6 +112,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def used(self) -> float | None:
         """The value that was found and applied, or None."""
         return self.value if self.apply else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Between which values others lie that could be as good as the one found, or None."""
+        return None
 
     @property
     def why(self) -> str:
@@ -153,7 +164,23 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     @abstractmethod
     def _description(self, run: RunOptimizer) -> str:
-        """Describe the trials for the log line."""
+        """Describe the trials for the log."""
+
+    @abstractmethod
+    def _cost(self, run: RunOptimizer) -> str:
+        """Return what the search costs at most, for the log."""
+
+    @abstractmethod
+    def _steps_taken(self) -> int:
+        """Return the number of optimizer steps of the last search; 0 if they have no common pace."""
+
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        """Return whether the search validates, too, so that its pace is not that of another one."""
+        return False
+
+    def _advice(self, run: RunOptimizer) -> list[str]:
+        """Return sentences for the log about how the value found is used."""
+        return []
 
     @abstractmethod
     def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
@@ -166,7 +193,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def reset(self) -> None:
         """Drop the result of the last search."""
         self._forget()
-        self.answer = self.before = self._search_epoch = None
+        self.answer = self.before = self.seconds = self._pace = self._search_epoch = None
         self._attributes = {}
 
     # ---------------------------------------------------------------------------------------- the find line
@@ -180,28 +207,52 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._forget()
         self._attributes = {}
         self.before = self._value_before(run)
+        rank_zero_info(f"{self.title}: at most {self._cost(run)}")
+        started = time.monotonic()
         self.answer = self._search(run)
+        self.seconds = time.monotonic() - started
+        self._pace = self.seconds / steps if (steps := self._steps_taken()) else None
         outcome, changed = self._apply_answer(run, self.before)
         self._draw(trainer)
         saved = self._save(run, changed) if saves else Saved()
         self._saved.append(saved)
-        rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
+        how = f"{self._description(run)}, {duration(self.seconds)}{saved}"
+        rank_zero_info("\n  ".join([f"{self.title}: {outcome[0]}", *outcome[1:], self.why, how]))
         if self not in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
             self._show_rest(trainer)  # no hook will
 
-    def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
-        """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
-        name, value = self.value_name, self.value
-        training = f"training continues with {self._label_in(run)} {short(before)}"
+    def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[list[str], list[str]]:
+        """Apply what was found, unless `apply` is False; return the first lines for the log, and what changed."""
+        name, value, label = self.value_name, self.value, self._label_in(run)
         if value is None:
-            return f"no suggestion, because {self.why}; {training}", []
+            return [f"no suggestion, {label} stays {short(before)}"], []
         if not self.apply:
-            return f"suggests {name} {short(value)} ({self.why}); not applied, {training}", []
+            found = f"{name} {short(value)}{factor(before, value)}"
+            return [f"suggests {found}; not applied, {label} stays {short(before)}"], []
         changed = self._train_with(run, value)
-        return (
-            f"{self._label_in(run)} {short(before)} -> {short(value)} ({self.why}), set in {', '.join(changed)}",
-            changed,
-        )
+        # A place is named or counted; what else there is to say is a sentence.
+        places = [it for it in changed if " " not in it or it[0].isdigit()]
+        notes = [it for it in changed if it not in places]
+        change = "stays" if value == before else f"{short(before)} →"
+        found = f"{self._label_in(run)} {change} {short(value)}{factor(before, value)}"
+        return [f"{found} {self._where(run, places)}", *notes, *self._advice(run)], changed
+
+    def _where(self, run: RunOptimizer, places: list[str]) -> str:
+        """Return where a value was written, for the log."""
+        return f"for {type(run.optimizer).__name__}, {', '.join(places).replace('parameter group', 'group')}"
+
+    def _cost_of(self, run: RunOptimizer, steps: int, made_of: str = "") -> str:
+        """Return what a number of steps costs, for the log."""
+        return str(SearchCost.of(run.trainer, steps, self._known_pace(run.trainer), made_of))
+
+    def _known_pace(self, trainer: pl.Trainer) -> float | None:
+        """Return the seconds of a step that an earlier search has measured, or None if none has."""
+        others = [] if self._validates(trainer) else [it for it in finders(trainer) if not it._validates(trainer)]
+        return next((it._pace for it in (self, *others) if it._pace is not None), None)
+
+    def _progress(self, run: RunOptimizer, total: int) -> AbstractContextManager[Advance]:
+        """Show how far the search is; say how long it takes, where that was not known before."""
+        return progress_bar(run.trainer, total, self.title, says_time=self._known_pace(run.trainer) is None)
 
     def _train_with(self, run: RunOptimizer, value: float) -> list[str]:
         """Write a value to optimizer, schedulers and module, and keep what the module then holds for a resumed run."""
@@ -219,6 +270,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         return {
             "suggestion": None if found is None else found.to_dict(),
             "refusal": self.why if found is None else None,
+            "seconds": self.seconds,
             "settings": {name: getattr(self, name) for name in self.settings},
         }
 

@@ -223,11 +223,14 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
     values: dict[str, Any] = {"max_lr": None, "weight_decay": None, "batch_size": None, "max_momentum": None}
     before: dict[str, float] = {}
     reasons: dict[str, str] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for finder in ran:  # a second range test comes last
         name = finder.result_name
         if name in reasons and finder.suggestion is None:
             continue
         values[name] = finder.used
+        if finder.used is not None and finder.interval is not None:
+            intervals[name] = finder.interval
         reasons[name] = _why(finder)
         if finder.before is not None:
             before.setdefault(name, finder.before)
@@ -241,6 +244,7 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
         optimizer=ran[-1].optimizer,
         attr_name=next((finder.attr_name for finder in ran if isinstance(finder, LRRangeTest)), ""),
         batch_size_key=config_keys.get("data.batch_size" if on_data else "model.batch_size", ""),
+        intervals=intervals,
     )
 
 
@@ -264,6 +268,7 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     tables = {f"{name}.csv": partial(curve_table, curve) for name, curve in sweeps.items()}
     tables |= {f"{name}.csv": partial(curves_table, probe.labelled()) for name, probe in probes.items()}
     found = {"config": result.config(), "before": dict(result.before), "reasons": dict(result.reasons)}
+    found["search_space"] = result.search_space()
     text = f"# Values for {result.tuned_for}, to be used by: fit -c ... -c tuned.yaml\n"
     report = Report(
         "Tuning",

@@ -99,6 +99,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
         | {"run_length", "scheduler", "sentences"},
     ),
+    "search_cost": ("Lightning", {"_lightning", "run_length", "sentences"}),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
     "trial/reducer": ("torch", set()),
@@ -133,7 +134,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report/files": ("Lightning", {"_lightning", "checks", "curves", "pictures"}),
     "report/sinks": ("Lightning", {"_lightning"}),
     "report/loggers": ("Lightning", {"_lightning", "curves", "report/sinks"}),
-    "report/progress": ("Lightning", {"_lightning"}),
+    "report/progress": ("Lightning", {"_lightning", "sentences"}),
     "report/report": (
         "Lightning",
         {"_lightning", "curves", "pictures", "report/files", "report/loggers", "report/sinks"},
@@ -144,7 +145,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "finder": (
         "Lightning",
         {"_lightning", "checks", "curves", "module_attributes", "pictures", "report", "run_directory"}
-        | {"run_optimizer", "sentences"},
+        | {"run_optimizer", "search_cost", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",

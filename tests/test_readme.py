@@ -52,7 +52,7 @@ def test_the_python_of_the_readme_runs_and_trains_with_what_it_found(
     (group,) = trainer.optimizers[0].param_groups
     if name == "in_a_fit":
         test, probe = trainer.callbacks[:2]
-        assert said.index("LR range test (") < said.index("Weight decay probe (4 candidates, 100 steps each")
+        assert said.index("LR range test: max_lr ") < said.index("  4 candidates, 100 steps each")
         assert (group["max_lr"], group["weight_decay"]) == (test.suggestion.lr, probe.suggestion.value)
     else:
         result = names["result"]

@@ -35,6 +35,13 @@ def test_files_and_picture_hold_all_and_are_never_overwritten(
         assert facts["config"] == result.config()
         assert facts["before"] == dict(result.before)
         assert facts["reasons"] == dict(result.reasons)
+        assert facts["search_space"] == result.search_space()
+        found = facts["lr_range_test"]["suggestion"]
+        assert result.intervals["max_lr"] == (found["low"], found["high"])
+        tried = [0.0, 1e-3, 1e-1]
+        at = tried.index(result.weight_decay or 0.0)
+        assert result.intervals["weight_decay"] == (tried[max(at - 1, 0)], tried[min(at + 1, 2)])
+        assert all(facts[name]["seconds"] > 0 for name in ("lr_range_test", "weight_decay_probe"))
         assert facts["lr_range_test"]["suggestion"]["lr"] == result.max_lr
         assert facts["weight_decay_probe"]["suggestion"]["value"] == result.weight_decay
         assert set(facts["versions"]) == {"python", "torch", "lightning"}
