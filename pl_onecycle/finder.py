@@ -4,6 +4,7 @@ It decides when a search runs in a fit and how the next fit uses its result, and
 search follows: search -> apply -> save -> log. Subclasses say what is tried and how the value is used.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
@@ -15,10 +16,11 @@ from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
+from pl_onecycle.page_writer import PageWriter
 from pl_onecycle.report import Report, Saved, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
-from pl_onecycle.sentences import short
+from pl_onecycle.sentences import in_a_line, short
 
 
 class Answer(Protocol):
@@ -52,11 +54,12 @@ class Finder(pl.Callback, Generic[Found], ABC):
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
         milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
-        report: False writes no files and no logger curves.
+        report: False writes no files and no logger curves, and does not record the run for its page.
 
     Attributes:
         before: After a run, the value that training had before it.
         answer: After a run, what was found, or a `Refusal`.
+        seconds: Wall time of the search, or None; a checkpoint does not keep it.
     """
 
     title: ClassVar[str]  # in log lines and plots
@@ -80,11 +83,13 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.report = report
         self.before: float | None = None
         self.answer: Found | Refusal | None = None
+        self.seconds: float | None = None
         self._reached_start = False  # whether this fit has reached the point at which the search runs
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
         self._saved = Saved()  # the last report, as long as its pictures are not drawn
+        self._page = PageWriter()
         self._attributes: dict[str, float] = {}  # of the module, as the result has set them
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
@@ -142,8 +147,9 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def reset(self) -> None:
         """Drop the result of the last search."""
         self._forget()
-        self.answer = self.before = self._search_epoch = None
+        self.answer = self.before = self.seconds = self._search_epoch = None
         self._attributes = {}
+        self._page = PageWriter()
 
     # ---------------------------------------------------------------------------------------- the find line
     def check(self, trainer: pl.Trainer) -> None:
@@ -156,13 +162,15 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._forget()
         self._attributes = {}
         self.before = self._value_before(run)
+        started = time.monotonic()
         self.answer = self._search(run)
+        self.seconds = time.monotonic() - started
         outcome, changed = self._apply_answer(run, self.before)
-        self._saved.draw()
+        self._draw(trainer)
         self._saved = saved = self._save(run, changed) if saves and self.report else Saved()
         rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
         if self not in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
-            self._draw()  # no hook will
+            self._draw(trainer)  # no hook will
 
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
@@ -192,8 +200,12 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Return the contents of the report other than the curves."""
         found = self.suggestion
         return {
+            "title": self.title,
+            "value_name": self.value_name,
+            "before": self.before,
             "suggestion": None if found is None else found.to_dict(),
             "refusal": self.why if found is None else None,
+            "seconds": self.seconds,
             "settings": {name: getattr(self, name) for name in self.settings},
         }
 
@@ -201,12 +213,41 @@ class Finder(pl.Callback, Generic[Found], ABC):
         root = run_directory(run.trainer)
         if not run.trainer.is_global_zero:
             return Saved()
-        return save(self._make_report(run, changed), root, run.trainer.loggers)
+        saved = save(self._make_report(run, changed), root, run.trainer.loggers)
+        if saved.folder is not None:
+            self._page.add(root, saved)
+            if self in run.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+                self._page.record(run, self._pages(run.trainer))
+        return saved
 
-    def _draw(self) -> None:
-        """Draw what the last search has not drawn, as nobody should wait for it before the first batch."""
-        self._saved.draw()
-        self._saved = Saved()
+    def _pages(self, trainer: pl.Trainer) -> list[PageWriter]:
+        """Return the parts of all finders in the page of the run."""
+        return [finder._page for finder in dict.fromkeys([*finders(trainer), self])]
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        """Draw what no finder has drawn yet, as nobody should wait for it before the first batch."""
+        due = [finder for finder in dict.fromkeys([*finders(trainer), self]) if finder._page.is_due]
+        for finder in due:
+            finder._page.add_pictures(finder._saved.draw())
+            finder._saved = Saved()
+        if due:
+            PageWriter.write(trainer, self._pages(trainer))
+
+    def _end(self, trainer: pl.Trainer, ended: str) -> None:
+        """Write the page for the last time in a fit; the first finder whose hook is called writes for all."""
+        pages = self._pages(trainer)
+        self._draw(trainer)
+        if any(page.is_open for page in pages):
+            PageWriter.write(trainer, pages, ended)
+
+    def _continue_page(self, trainer: pl.Trainer) -> None:
+        """Begin or continue the page of a run whose search was in an earlier fit; all processes must call it."""
+        root = run_directory(trainer)
+        if not trainer.is_global_zero or self.answer is None:
+            return
+        if not self._page.results:
+            self._page.add_earlier(root, self.facts())
+        self._page.record(RunOptimizer(trainer, self.optimizer), self._pages(trainer))
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -227,6 +268,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.report and self._search_epoch is not None:
+            self._continue_page(trainer)
         if self._is_resumed and self._search_epoch is not None:  # resumed within an epoch, so none starts
             self._reached_start = True
             self._skip(trainer, f"as this run was tested in epoch {self._search_epoch}")
@@ -253,16 +296,33 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._saved.pictures:
-            self._draw()
+        if self._page.is_due:
+            self._draw(trainer)
+
+    @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        if self._page.played is not None:
+            self._page.note("add_backward", loss)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._page.played is not None:
+            self._page.note("begin_step", optimizer)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._page.played is not None and not trainer.sanity_checking:
+            self._page.note("add_validation")
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._draw()
+        self._end(trainer, in_a_line(exception))
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw()
+        self._end(trainer, "completed")
         if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 

@@ -12,6 +12,7 @@ from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
 from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
 from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES
+from pl_onecycle.curves.trough import find_trough
 from pl_onecycle.curves.verification import candidates, verified
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "choose",
     "coarse_sweep",
     "dense_sweep",
+    "find_trough",
     "first_explosion",
     "has_risen",
     "is_hopeless",

@@ -10,41 +10,20 @@ from typing import Literal, get_args
 import numpy as np
 
 from pl_onecycle.curves.curve import LossCurve
-from pl_onecycle.curves.noise import Array, start_level
-from pl_onecycle.curves.thresholds import (
-    SLIDE_GAP,
-    SLIDE_SLOPES,
-    TROUGH_BANDWIDTH,
-    TROUGH_DECADES,
-    TROUGH_SHARE,
-    TROUGH_START_POINTS,
-)
+from pl_onecycle.curves.noise import Array
+from pl_onecycle.curves.thresholds import SLIDE_GAP, SLIDE_SLOPES, TROUGH_DECADES, TROUGH_SHARE
+from pl_onecycle.curves.trough import find_trough
 
 Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
 def _trough(curve: LossCurve) -> tuple[float, str]:
-    decades, smooth = np.log10(curve.finite_lr), curve.smoothed(TROUGH_BANDWIDTH)
-    lowest = int(smooth.argmin())
-    start = start_level(smooth, max(len(smooth) // 10, TROUGH_START_POINTS))
-    level = start - TROUGH_SHARE * (start - float(smooth[lowest]))
-    first = int(np.flatnonzero(smooth <= level)[0])
-    left = _crossing(decades, smooth, level, first)
-    above = np.flatnonzero(smooth[lowest:] > level)
-    right = _crossing(decades, smooth, level, lowest + int(above[0])) if len(above) else float(decades[-1])
-    is_cut, right = right > left + TROUGH_DECADES, min(right, left + TROUGH_DECADES)
-    trough = f"from {10**left:.3g} to {10**right:.3g}{f', at most {TROUGH_DECADES:g} decades' if is_cut else ''}"
-    return 10 ** (
-        (left + right) / 2
-    ), f"the middle of the trough {trough}, where {TROUGH_SHARE:.0%} of the fall has happened"
-
-
-def _crossing(x: Array, y: Array, level: float, after: int) -> float:
-    """Return where the line from the point before ``after`` to ``after`` crosses the level."""
-    before = max(after - 1, 0)
-    rise = y[after] - y[before]
-    return float(x[after] if rise == 0 else x[before] + (level - y[before]) / rise * (x[after] - x[before]))
+    trough = find_trough(curve)
+    left, right = trough.ends
+    where = f"from {left:.3g} to {right:.3g}{f', at most {TROUGH_DECADES:g} decades' if trough.is_cut else ''}"
+    middle = 10 ** ((trough.left + trough.right) / 2)
+    return middle, f"the middle of the trough {where}, where {TROUGH_SHARE:.0%} of the fall has happened"
 
 
 def _smith(curve: LossCurve) -> tuple[float, str]:

@@ -3,8 +3,18 @@
 A sink: everything flows in, nothing flows out. `Report` says what there is to show, and `save` shows it.
 """
 
-from pl_onecycle.report.figures import ProbePicture, SweepPicture, draw_probe, draw_range_test, draw_tuning
-from pl_onecycle.report.files import curve_table, curves_table
+from pl_onecycle.report.figures import (
+    ProbePicture,
+    SweepPicture,
+    can_draw,
+    draw_probe,
+    draw_range_test,
+    draw_results,
+    draw_schedule,
+    draw_tuning,
+    png_of,
+)
+from pl_onecycle.report.files import as_saved, curve_table, curves_table, write_page
 from pl_onecycle.report.loggers import claim_directories
 from pl_onecycle.report.progress import Advance, progress_bar
 from pl_onecycle.report.report import Report, Saved, save
@@ -15,12 +25,18 @@ __all__ = [
     "Report",
     "Saved",
     "SweepPicture",
+    "as_saved",
+    "can_draw",
     "claim_directories",
     "curve_table",
     "curves_table",
     "draw_probe",
     "draw_range_test",
+    "draw_results",
+    "draw_schedule",
     "draw_tuning",
+    "png_of",
     "progress_bar",
     "save",
+    "write_page",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from pl_onecycle.curves import Array, LossCurve, Suggestion
+    from pl_onecycle.page import Played
     from pl_onecycle.policy import Policy
 
 Panel: TypeAlias = "Callable[[Axes], None]"
@@ -209,3 +211,68 @@ def _draw_policy(ax: Axes, policy: Policy) -> None:
         lines += right.plot(steps, momenta, color=_MOMENTUM, linewidth=1.5, linestyle="--", label="momentum")
     # Below the axes: the curves use every corner.
     ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncol=2, fontsize="small")
+
+
+# ------------------------------------------------------------------------------------------ of a page
+def draw_schedule(played: Played) -> Figure:
+    """Draw the planned and the played lr of a run, and next to it its loss.
+
+    Args:
+        played: What the run did.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    return _draw_panels([partial(_draw_played, played=played), partial(_draw_loss, played=played)])
+
+
+def _draw_played(ax: Axes, played: Played) -> None:
+    ax.set(title=f"schedule of {played.optimizer}", xlabel="optimizer step", ylabel="learning rate")
+    if played.plan is not None:
+        ax.plot(played.plan.steps, played.plan.lr, color=_RAW, linewidth=3, linestyle="--", label="planned")
+    ax.plot(played.steps, played.lr, color=_SMOOTH, linewidth=1.5, label="played")
+    _finish(ax)
+
+
+def _draw_loss(ax: Axes, played: Played) -> None:
+    ax.set(title="loss of the run", xlabel="optimizer step", ylabel="loss")
+    loss = np.asarray(played.loss, dtype=np.float64)
+    known = np.isfinite(loss)
+    if known.any():
+        smoothed = _running_mean(loss[known], 0.01)
+        steps = np.asarray(played.steps)[known]
+        ax.plot(steps, loss[known], color=_RAW, linewidth=0.7, label="training loss")
+        ax.plot(steps, smoothed, color=_SMOOTH, linewidth=2, label="smoothed")
+        values = [*smoothed, *filter(math.isfinite, played.val_loss)]
+        room = 0.1 * (max(values) - min(values)) or 0.1  # an explosion must not squash the rest
+        ax.set_ylim(min(values) - room, max(values) + room)
+    if len(played.val_loss):
+        ax.plot(played.val_steps, played.val_loss, ".-", color=_CHOICE, linewidth=1.2, label="validation loss")
+    _finish(ax)
+
+
+def draw_results(pictures: Mapping[str, SweepPicture | ProbePicture]) -> Figure:
+    """Draw several results side by side.
+
+    Args:
+        pictures: What to draw, by the title of its panel.
+
+    Raises:
+        ModuleNotFoundError: matplotlib is not installed.
+    """
+    return _draw_panels([partial(_draw_titled, title=title, picture=it) for title, it in pictures.items()])
+
+
+def _draw_titled(ax: Axes, title: str, picture: SweepPicture | ProbePicture) -> None:
+    if isinstance(picture, SweepPicture):
+        _draw_sweep(ax, picture)
+    else:
+        _draw_train(ax, picture)
+    ax.set_title(title, fontsize="medium", wrap=True)
+
+
+def png_of(figure: Figure) -> bytes:
+    """Return a picture as the content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, dpi=120, format="png")
+    return content.getvalue()

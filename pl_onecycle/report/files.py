@@ -11,13 +11,14 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import fsspec
 
 from pl_onecycle._lightning import DISTRIBUTION
 from pl_onecycle.checks import plain
+from pl_onecycle.report.figures import png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,22 +66,47 @@ def write_folder(
     return f"{root.rstrip('/')}/{new}"
 
 
-def write_picture(folder: str, name: str, figure: Figure) -> None:
-    """Write ``<name>.png`` into a directory that `write_folder` has made, or nothing.
+def write_picture(folder: str, name: str, figure: Figure) -> bytes:
+    """Write ``<name>.png`` into a directory that `write_folder` has made, or nothing; return its content.
 
     Raises:
         OSError: It cannot be written.
     """
-    content = io.BytesIO()
-    figure.savefig(content, dpi=120)
+    content = png_of(figure)
     files, path = fsspec.core.url_to_fs(f"{folder}/{name}.png")
     try:
         with files.open(path, "wb") as handle:
-            handle.write(content.getvalue())
+            handle.write(content)
     except OSError:
         with suppress(OSError):  # half a picture is worse than none
             files.rm(path)
         raise
+    return content
+
+
+def write_page(root: str, page: str, path: str | None = None) -> str:
+    """Write a page as ``report.html``, or as ``report_1.html`` and so on where another run's is.
+
+    Args:
+        root: The directory, local or of any file system that fsspec knows.
+        page: The page.
+        path: Where the same run has written its page before, which is replaced.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    files, base = fsspec.core.url_to_fs(root)
+    if path is None:
+        names = itertools.chain(["report.html"], (f"report_{i}.html" for i in itertools.count(1)))
+        new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
+        path = f"{root.rstrip('/')}/{new}"
+    files.makedirs(base, exist_ok=True)
+    with files.open(fsspec.core.url_to_fs(path)[1], "wb") as handle:
+        handle.write(page.encode())
+    return path
 
 
 def curve_table(curve: LossCurve) -> Table:
@@ -107,6 +133,12 @@ def _csv_text(rows: Table) -> str:
     return text.getvalue()
 
 
+def as_saved(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``result.json`` with these facts says when it is read."""
+    content: dict[str, Any] = json.loads(_json_text(facts))
+    return content
+
+
 def _json_text(facts: Mapping[str, Any]) -> str:
     facts = _without_nan(plain({**facts, "versions": _versions()}))
     text = json.dumps(facts, indent=2, allow_nan=False, default=str)
@@ -124,4 +156,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}
+    found = {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}
+    with suppress(PackageNotFoundError):  # imported from a folder, without an installation
+        found["pl_onecycle"] = version("pl_onecycle")
+    return found

@@ -50,21 +50,28 @@ class Saved:
         folder: Its directory, or None where none could be written.
         title: Whose result it is, for people.
         pictures: Functions that draw, by the name of the picture.
+        facts: Content of ``result.json`` besides the versions.
     """
 
     folder: str | None = None
     title: str = ""
     pictures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def draw(self) -> None:
-        """Draw the pictures, if matplotlib is installed. A picture that fails costs a warning, not the run."""
+    def draw(self) -> dict[str, bytes]:
+        """Draw the pictures, if matplotlib is installed, and return the files as PNG by the name of the picture.
+
+        A picture that fails costs a warning, not the run.
+        """
+        drawn: dict[str, bytes] = {}
         for name, draw in self.pictures.items():
             if self.folder is None or not can_draw():
-                return
+                return drawn
             try:
-                write_picture(self.folder, name, draw())
+                drawn[name] = write_picture(self.folder, name, draw())
             except Exception as error:
                 rank_zero_warn(f"{self.title}: the picture could not be drawn ({error}).")
+        return drawn
 
     def __str__(self) -> str:
         """Return the end of a sentence that says where the report is."""
@@ -96,4 +103,4 @@ def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
             log_candidate(loggers, f"{tag}/{name}", curve)
     except Exception as error:  # a full disk, an unknown file system: not worth the run
         rank_zero_warn(f"{report.title}: the report could not be written ({error}).")
-    return Saved(folder, report.title, report.figures)
+    return Saved(folder, report.title, report.figures, report.facts)
