@@ -5,12 +5,12 @@ The life of a page: a search adds its result; after the first batch the page is 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pl_onecycle._lightning import pl, rank_zero_info, rank_zero_warn
-from pl_onecycle.page import Plan, Played, Result, RunPage, hindsight, page_of_run, planned
+from pl_onecycle.page import Plan, Played, Result, RunPage, hindsight, page_of_run, planned, results_in
 from pl_onecycle.played_run import PlayedRun
 from pl_onecycle.report import Saved, as_saved, can_draw, draw_schedule, png_of, write_page
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -113,6 +113,24 @@ class PageWriter:
         for writer in used:
             writer.is_due, writer._path = False, path
             writer.played = None if ended else writer.played
+
+
+def write_page_of(saved: Saved, pictures: Mapping[str, bytes], name: str) -> None:
+    """Write the page of several results that are saved together, next to them. A failure costs a warning.
+
+    Args:
+        saved: The results.
+        pictures: Drawn, as PNG, by their name.
+        name: Of the page, for people.
+    """
+    results = results_in(as_saved(saved.facts), saved.folder or "")
+    if saved.folder is None or not results:
+        return
+    try:
+        results[0] = replace(results[0], pictures=pictures)
+        write_page(saved.folder, page_of_run(RunPage(name, results)))
+    except Exception as error:
+        rank_zero_warn(f"The page of the results could not be written ({error}).")
 
 
 def _offset(run: RunOptimizer) -> int:

@@ -19,6 +19,7 @@ from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_of, set_attributes
+from pl_onecycle.page_writer import write_page_of
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
 from pl_onecycle.report import Report, SweepPicture, claim_directories, curve_table, curves_table, draw_tuning, save
@@ -274,7 +275,7 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
         },
     )
     saved = save(report, root, trainer.loggers)
-    saved.draw()
+    write_page_of(saved, saved.draw(), f"Tuning of {result.tuned_for}")
     return saved.folder
 
 

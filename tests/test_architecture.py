@@ -33,7 +33,8 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "curves/noise": ("pure", {"curves/thresholds"}),
     "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds"}),
     "curves/refusals": ("pure", set()),
-    "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
+    "curves/trough": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
+    "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds", "curves/trough"}),
     "curves/suggestion": (
         "pure",
         {"checks", "curves/curve", "curves/methods", "curves/refusals", "curves/thresholds"},
@@ -50,8 +51,15 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "curves": (
         "pure",
         {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/search"}
-        | {"curves/suggestion", "curves/thresholds", "curves/verification"},
+        | {"curves/suggestion", "curves/thresholds", "curves/trough", "curves/verification"},
     ),
+    "page/results": ("pure", {"curves"}),
+    "page/played": ("pure", set()),
+    "page/hindsight": ("pure", {"curves", "page/played"}),
+    "page/charts": ("pure", {"curves", "page/played", "page/results"}),
+    "page/markup": ("pure", {"page/charts", "page/hindsight", "page/played", "page/results"}),
+    "page/document": ("pure", {"page/charts", "page/hindsight", "page/markup", "page/played", "page/results"}),
+    "page": ("pure", {"page/document", "page/hindsight", "page/played", "page/results"}),
     "optimizer_groups": ("torch", {"checks"}),
     "real_step": ("torch", set()),
     "scheduler": ("torch", {"checks", "optimizer_groups", "policy", "real_step"}),
@@ -103,18 +111,20 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         | {"trial/stand_ins"},
     ),
     "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),
-    "report/files": ("Lightning", {"_lightning", "checks", "curves"}),
+    "report/figures": ("pure", {"curves", "page", "policy"}),
+    "report/files": ("Lightning", {"_lightning", "checks", "curves", "report/figures"}),
     "report/loggers": ("Lightning", {"_lightning", "curves"}),
-    "report/figures": ("pure", {"curves", "policy"}),
     "report/progress": ("Lightning", {"_lightning"}),
     "report/report": ("Lightning", {"_lightning", "curves", "report/figures", "report/files", "report/loggers"}),
     "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
+    "played_run": ("Lightning", {"_lightning", "optimizer_groups", "page", "trial"}),
+    "page_writer": ("Lightning", {"_lightning", "page", "played_run", "report", "run_optimizer"}),
     "finder": (
         "Lightning",
-        {"_lightning", "checks", "curves", "module_attributes", "report", "run_directory", "run_optimizer"}
-        | {"sentences"},
+        {"_lightning", "checks", "curves", "module_attributes", "page_writer", "report", "run_directory"}
+        | {"run_optimizer", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",
@@ -141,12 +151,13 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "tuner": (
         "Lightning",
-        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "probe"}
-        | {"range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
+        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "page_writer"}
+        | {"probe", "range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
     ),
+    "commands": ("Lightning", {"page", "report"}),
     "cli": (
         "Lightning",
-        {"_lightning", "checks", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},
+        {"_lightning", "checks", "commands", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},
     ),
 }
 ORDER = list(TABLE)

@@ -7,7 +7,7 @@ last year.
 from pl_onecycle.page.document import RunPage, page_of_run, page_of_runs
 from pl_onecycle.page.hindsight import Hindsight, hindsight
 from pl_onecycle.page.played import Plan, Played, planned
-from pl_onecycle.page.results import NoResult, Result, read_results
+from pl_onecycle.page.results import NoResult, Result, read_results, results_in
 
 __all__ = [
     "Hindsight",
@@ -21,4 +21,5 @@ __all__ = [
     "page_of_runs",
     "planned",
     "read_results",
+    "results_in",
 ]

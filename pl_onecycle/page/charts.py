@@ -66,7 +66,7 @@ def sweep_chart(result: Result) -> Chart:
         for k, it in enumerate(result.coarse)
         if it != curve
     ]
-    measured = {"mode": "markers", "marker": {"color": "@grey", "size": 5}, "line": None}
+    measured = {"mode": "markers", "marker": {"color": "@grey", "size": 5}}
     data.append(_line(lr, curve.finite_loss, "measured") | measured)
     data.append(_line(lr, smoothed, "smoothed", {"color": "@blue", "width": 3}))
     shapes: list[dict[str, Any]] = []
@@ -88,7 +88,8 @@ def sweep_chart(result: Result) -> Chart:
 
 def _cycles_chart(result: Result) -> Chart:
     data = [
-        _steps_line(curve, f"lr {name}", colour_of(k) | {"width": 1.5}) for k, (name, curve) in enumerate(_cycles(result))
+        _steps_line(curve, f"lr {name}", colour_of(k) | {"width": 1.5})
+        for k, (name, curve) in enumerate(_cycles(result))
     ]
     layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "training loss, smoothed"}}}
     return Chart("Short cycles that verify the suggestion", data, layout, is_pictured=False)
@@ -162,6 +163,7 @@ def schedule_charts(played: Played) -> list[Chart]:
             style = {"color": "@green", "width": 1.5}
             lines.append(_line(played.steps, played.momentum, "played momentum", style) | {"yaxis": "y2"})
     second = {"title": {"text": "momentum"}, "overlaying": "y", "side": "right", "showgrid": False}
+    second["tickformat"] = ".2~f"
     layout: dict[str, Any] = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": LR}}}
     has_momentum = bool(played.momentum) or (plan is not None and bool(plan.momentum))
     if lines:

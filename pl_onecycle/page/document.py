@@ -13,11 +13,22 @@ from importlib.resources import files
 from importlib.util import find_spec
 from typing import Any
 
-from pl_onecycle.page import markup
 from pl_onecycle.page.charts import Chart, charts_of, overlay_chart, schedule_charts
 from pl_onecycle.page.hindsight import hindsight
+from pl_onecycle.page.markup import (
+    cost_table,
+    found_table,
+    headline,
+    numbers,
+    paragraphs,
+    pictures_of,
+    played_table,
+    repeat,
+    verdict,
+    verdict_head,
+)
 from pl_onecycle.page.played import Played
-from pl_onecycle.page.results import Result, steps_and_seconds
+from pl_onecycle.page.results import Result
 
 # Pictures of a run with a search in each of many epochs must not make its page larger than 5 MB.
 MOST_PICTURES = 2_000_000  # bytes
@@ -48,10 +59,11 @@ def page_of_run(run: RunPage, schedule: bytes | None = None) -> str:
         schedule: A static picture of the schedule, as PNG.
     """
     page = _Page(f"{run.name}: one-cycle report")
-    page.add(_links(run))
+    folders = dict.fromkeys(result.folder for result in run.results if result.folder)
+    page.add(paragraphs([f"Files: {', '.join(folders)}"]) if folders else "")
     for played in run.played:
         seen = hindsight(played)
-        page.section(markup.verdict_head(seen), markup.verdict(seen), "hindsight")
+        page.section(verdict_head(seen), verdict(seen), "hindsight")
     for result in run.results:
         _add_result(page, result)
     for k, played in enumerate(run.played):
@@ -59,9 +71,9 @@ def page_of_run(run: RunPage, schedule: bytes | None = None) -> str:
         heading = f"Planned and played schedule of {played.optimizer}"
         note = "" if played.plan is not None else "<p>The run's schedule is not known in advance.</p>"
         static = {"schedule": schedule} if schedule is not None and k == 0 else {}
-        page.section(heading, note + page.charts(charts, static) + markup.played_table(played), "schedule")
-    page.section("Cost", _cost(run), "cost")
-    page.section("Repeat it", _repeat(run), "repeat")
+        page.section(heading, note + page.charts(charts, static) + played_table(played), "schedule")
+    page.section("Cost", cost_table(run.results, run.played), "cost")
+    page.section("Repeat it", repeat(run.results, run.about), "repeat")
     return page.html()
 
 
@@ -74,11 +86,7 @@ def page_of_runs(runs: Mapping[str, Sequence[Result]], pictures: Mapping[str, by
     """
     page = _Page(f"{len(runs)} runs: one-cycle report" if len(runs) > 1 else f"{[*runs][0]}: one-cycle report")
     named = [(name, result) for name, results in runs.items() for result in results]
-    rows = [
-        (name, it.title, it.value_name, it.before, it.value, it.reason, it.steps, it.seconds) for name, it in named
-    ]
-    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "seconds")
-    content = markup.table("What each run found", head, rows)
+    content = found_table(named)
     tests = {name: it for name, it in _unique(named).items() if it.curve is not None}
     content += page.charts([overlay_chart(tests)] if tests else [], pictures)
     page.section("All runs", content, "runs")
@@ -99,37 +107,8 @@ def _unique(named: Sequence[tuple[str, Result]]) -> dict[str, Result]:
 
 
 def _add_result(page: _Page, result: Result, before: str = "") -> None:
-    content = markup.headline(result) + page.charts(charts_of(result), result.pictures) + markup.numbers(result)
+    content = headline(result) + page.charts(charts_of(result), result.pictures) + numbers(result)
     page.section(f"{before}{result.title}", content, "result")
-
-
-def _links(run: RunPage) -> str:
-    folders = [result.folder for result in run.results if result.folder]
-    return "" if not folders else f'<p class="files">Files: {escape(", ".join(dict.fromkeys(folders)))}</p>'
-
-
-def _cost(run: RunPage) -> str:
-    rows = [(it.title, it.steps, markup.duration(it.seconds)) for it in run.results]
-    steps, seconds = steps_and_seconds(run.results)
-    if len(rows) > 1:
-        rows.append(("all searches", steps, markup.duration(seconds)))
-    for played in run.played:
-        rows.append((f"run of {played.optimizer}, so far" if not played.ended else f"run of {played.optimizer}",
-                     played.done, "see the logger"))  # fmt: skip
-    return markup.table("Cost of the searches and of the run", ("what", "optimizer steps", "time"), rows)
-
-
-def _repeat(run: RunPage) -> str:
-    found = {it.value_name: it.value for it in run.results if it.is_applied}
-    known = [name for name in ("max_lr", "weight_decay", "max_momentum") if found.get(name) is not None]
-    content = ""
-    if known:
-        arguments = ", ".join(f"{name}={found[name]!r}" for name in known)
-        code = f"Trainer(callbacks=[OneCycleSettings({arguments})])"
-        content += f"<p>To train with these values without a search:</p><pre><code>{escape(code)}</code></pre>"
-    versions = next((it.content["versions"] for it in run.results if it.content.get("versions")), {})
-    rows = [*run.about.items(), *versions.items()]
-    return content + (markup.table("Run and versions", ("what", "value"), rows) if rows else "")
 
 
 # --------------------------------------------------------------------------------------------- document
@@ -157,7 +136,7 @@ class _Page:
                 self._pictures += len(content)
         first = len(self._charts)
         self._charts += charts
-        return markup.pictures(charts, first, room)
+        return pictures_of(charts, first, room)
 
     def html(self) -> str:
         library = _library()

@@ -11,7 +11,7 @@ from typing import Any
 from pl_onecycle.page.charts import Chart
 from pl_onecycle.page.hindsight import Hindsight
 from pl_onecycle.page.played import Played
-from pl_onecycle.page.results import Result
+from pl_onecycle.page.results import Result, steps_and_seconds
 
 # Rows of the table of a run; its pictures have more points.
 MOST_ROWS = 100
@@ -79,7 +79,7 @@ def paragraphs(sentences: Iterable[str]) -> str:
     return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
 
 
-def pictures(charts: Sequence[Chart], first: int, static: Mapping[str, bytes]) -> str:
+def pictures_of(charts: Sequence[Chart], first: int, static: Mapping[str, bytes]) -> str:
     """Return places for interactive pictures, numbered from ``first``, and the static ones that they replace."""
     places = "".join(
         f'<figure class="chart"><figcaption>{escape(chart.title)}</figcaption>'
@@ -126,7 +126,9 @@ def numbers(result: Result) -> str:
         rows += [("trough, lower end", result.trough[0]), ("trough, upper end", result.trough[1])]
     rows += [("changed", result.content.get("changed")), ("optimizer steps", result.steps), ("seconds", result.seconds)]
     parts = [table(f"Numbers of the {result.title}", ("what", "value"), rows)]
-    parts.append(details("Settings", table(f"Settings of the {result.title}", ("argument", "value"), _settings(result))))
+    parts.append(
+        details("Settings", table(f"Settings of the {result.title}", ("argument", "value"), _settings(result)))
+    )
     tables = _points(result)
     return "".join(parts) + (details("All points", "".join(tables)) if tables else "")
 
@@ -180,3 +182,34 @@ def played_table(played: Played) -> str:
         validated = zip(played.val_steps, played.val_loss, strict=True)
         tables += table("Validation", ("steps done", "validation loss"), validated)
     return details("Steps of the run", tables)
+
+
+def cost_table(results: Sequence[Result], runs: Sequence[Played]) -> str:
+    """Return what the searches of a run have cost."""
+    rows: list[tuple[str, int | None, str]] = [(it.title, it.steps, duration(it.seconds)) for it in results]
+    steps, seconds = steps_and_seconds(results)
+    if len(rows) > 1:
+        rows.append(("all searches", steps, duration(seconds)))
+    rows += [(f"run of {it.optimizer}{'' if it.ended else ', so far'}", it.done, "") for it in runs]
+    return table("Cost of the searches, and steps of the run", ("what", "optimizer steps", "time"), rows)
+
+
+def repeat(results: Sequence[Result], about: Mapping[str, Any]) -> str:
+    """Return what is needed to train with the same values, and to repeat the run."""
+    found = {it.value_name: it.value for it in results if it.is_applied}
+    known = [name for name in ("max_lr", "weight_decay", "max_momentum") if found.get(name) is not None]
+    content = ""
+    if known:
+        arguments = ", ".join(f"{name}={found[name]!r}" for name in known)
+        code = f"Trainer(callbacks=[OneCycleSettings({arguments})])"
+        content += f"<p>To train with these values without a search:</p><pre><code>{escape(code)}</code></pre>"
+    versions = next((it.content["versions"] for it in results if it.content.get("versions")), {})
+    rows = [*about.items(), *versions.items()]
+    return content + (table("Run and versions", ("what", "value"), rows) if rows else "")
+
+
+def found_table(named: Sequence[tuple[str, Result]]) -> str:
+    """Return what each of several runs found."""
+    rows = [(name, it.title, it.value_name, it.before, it.value, it.reason, it.steps, it.seconds) for name, it in named]
+    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "seconds")
+    return table("What each run found", head, rows)

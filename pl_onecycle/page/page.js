@@ -32,7 +32,8 @@
     const layout = {
       ...own, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: palette.paper, font: { color: palette.text, size: 13 },
       margin: { l: 10, r: 14, t: 12, b: 10 }, hovermode: "closest", showlegend: true,
-      legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: palette.grey, activecolor: palette.text },
+      legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
       hoverlabel: { bgcolor: palette.paper, bordercolor: palette.text, font: { color: palette.text } },
     };
     for (const key of Object.keys(own).filter((name) => /^[xy]axis/.test(name))) layout[key] = axis(own[key], palette);
@@ -51,8 +52,8 @@
     const charts = JSON.parse(document.getElementById("charts").textContent);
     for (const [k, { data, layout }] of charts.entries())
       await Plotly.react(`chart-${k}`, coloured(data, palette), layoutOf(coloured(layout, palette), palette),
-        { responsive: true, displaylogo: false, displayModeBar: "hover",
-          modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+        { responsive: true, displaylogo: false,
+          modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]] });
   };
 
   if (typeof DecompressionStream === "undefined") return; // the static pictures stay

@@ -68,6 +68,4 @@ def planned(policy: Any, offset: int = 0, points: int = 400) -> Plan:
     kept = sorted({round(k * last / max(points - 1, 1)) for k in range(points)})
     momenta = [policy.momentum(step) for step in kept]
     has_momentum = all(momentum is not None for momentum in momenta)
-    return Plan(
-        [offset + step for step in kept], [policy.lr(step) for step in kept], momenta if has_momentum else ()
-    )
+    return Plan([offset + step for step in kept], [policy.lr(step) for step in kept], momenta if has_momentum else ())

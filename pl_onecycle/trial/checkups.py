@@ -194,7 +194,9 @@ def validation_loss_in(logged: Iterable[str]) -> str | None:
         >>> validation_loss_in(["val_acc", "valid/loss"]), validation_loss_in(["train_loss"])
         ('valid/loss', None)
     """
-    known = sorted((key for key in logged if _is_validation_loss(_without_loader(key))), key=lambda key: key != VAL_LOSS)
+    known = sorted(
+        (key for key in logged if _is_validation_loss(_without_loader(key))), key=lambda key: key != VAL_LOSS
+    )
     return known[0] if known else None
 
 
