@@ -113,7 +113,7 @@ def _nothing() -> None:
 
 
 def _kept(value: Any) -> Any:
-    """Return a number of a group; one that lives in a tensor changes later, and reading it would wait for the device."""
+    """Return a number of a group; one in a tensor changes later, and reading it would wait for the device."""
     return value.detach().clone() if isinstance(value, Tensor) else float(value)
 
 

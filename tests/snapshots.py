@@ -215,6 +215,9 @@ def _files(folder: Path) -> dict[str, Any]:
             del content["versions"]
             content.pop("refusal", None)  # a sentence; the log has it
             content.pop("reasons", None)
+            for one in (content, *content.values()):
+                if isinstance(one, dict):
+                    one.pop("seconds", None)  # the clock's
             files[name] = content
         elif path.suffix == ".csv" and path.name != "metrics.csv":
             files[name] = [[_number(cell) for cell in row.split(",")] for row in path.read_text().splitlines()]

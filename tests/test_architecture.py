@@ -110,7 +110,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "random_state", "real_step", "sentences", "trial/agreement", "trial/isolation", "trial/run"}
         | {"trial/stand_ins"},
     ),
-    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),
+    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/losses", "trial/run"}),
     "report/figures": ("pure", {"curves", "page", "policy"}),
     "report/files": ("Lightning", {"_lightning", "checks", "curves", "report/figures"}),
     "report/loggers": ("Lightning", {"_lightning", "curves"}),

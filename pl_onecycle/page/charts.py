@@ -88,7 +88,7 @@ def sweep_chart(result: Result) -> Chart:
 
 def _cycles_chart(result: Result) -> Chart:
     data = [
-        _steps_line(curve, f"lr {name}", colour_of(k) | {"width": 1.5})
+        _steps_line(curve, f"lr {float(name):.3g}", colour_of(k) | {"width": 1.5})
         for k, (name, curve) in enumerate(_cycles(result))
     ]
     layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "training loss, smoothed"}}}

@@ -84,7 +84,8 @@ def page_of_runs(runs: Mapping[str, Sequence[Result]], pictures: Mapping[str, by
         runs: The results of each, by its name.
         pictures: Static pictures of all, as PNG, by their name.
     """
-    page = _Page(f"{len(runs)} runs: one-cycle report" if len(runs) > 1 else f"{[*runs][0]}: one-cycle report")
+    name = f"{len(runs)} runs" if len(runs) > 1 else next(iter(runs))
+    page = _Page(f"{name}: one-cycle report")
     named = [(name, result) for name, results in runs.items() for result in results]
     content = found_table(named)
     tests = {name: it for name, it in _unique(named).items() if it.curve is not None}

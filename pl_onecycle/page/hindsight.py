@@ -114,20 +114,21 @@ def _peak(played: Played) -> tuple[float, int]:
     return float(lrs[at]), int(steps[at])
 
 
+def _is_constant(played: Played) -> bool:
+    return max(played.lr) - min(played.lr) <= 1e-6 * max(played.lr) and played.plan is None
+
+
 def _diverged(played: Played, at: int, end: tuple[str, ...], how: str) -> Hindsight:
     (peak, peak_step), step, lr = _peak(played), played.steps[at], played.lr[at]
     where = "before" if step < peak_step else "at" if step == peak_step else "after"
+    peaked = "" if _is_constant(played) else f", {where} its peak of {peak:.3g} at step {peak_step}"
     target = min(lr, peak) / LOWER_BY
-    shown = (
-        f"The run diverged: the training loss {how} at step {step}, with lr {lr:.3g},"
-        f" {where} its peak of {peak:.3g} at step {peak_step}."
-    )
+    shown = f"The run diverged: the training loss {how} at step {step}, with lr {lr:.3g}{peaked}."
     advice = (
-        f"Try a max_lr of {target:.2g}, which is {peak / target:.1f} times lower and a third of the lr at which the loss"
-        " diverged.",
+        f"Try a max_lr of {target:.2g}, {peak / target:.1f} times lower: a third of the lr at which the loss diverged.",
         "LRRangeTest(verify=True) tries short cycles around its suggestion before it decides.",
     )
-    if where == "after":
+    if peaked and where == "after":
         advice += ("It diverged on the way down: gradient clipping, or less momentum, may help as well.",)
     return Hindsight("diverged", (shown, *end), advice)
 
@@ -156,8 +157,10 @@ def _survived(played: Played, loss: Array, end: tuple[str, ...], exploded: int |
         return Hindsight("short", (shown, *end))
     at = int(np.searchsorted(np.asarray(played.steps), peak_step))
     there = _level(loss[max(at - width // 2, 0) : at + width // 2 + 1])
-    levels = f"{start:.3g} at the start, {there:.3g} at the peak, {final:.3g} at the end"
-    shown = (f"The training loss survived the peak of {peak:.3g} at step {peak_step}: {levels}.", *end)
+    at_peak = f"{start:.3g} at the start, {there:.3g} at the peak, {final:.3g} at the end"
+    shown = (f"The training loss survived the peak of {peak:.3g} at step {peak_step}: {at_peak}.", *end)
+    if _is_constant(played):
+        shown = (f"The training loss went from {start:.3g} to {final:.3g} with a constant lr of {peak:.3g}.", *end)
     advice: tuple[str, ...] = ()
     if exploded is not None:
         step, lr = played.steps[exploded], played.lr[exploded]
@@ -189,6 +192,6 @@ def _rise_of_validation(played: Played, loss: Array) -> str:
     if lowest == len(values) - 1 or rise <= max(RISEN * fall, RISEN_OF_VALUE * abs(best)) or not is_falling:
         return ""
     return (
-        f"The validation loss was lowest, {best:.3g}, after step {steps[lowest]}, and rose to {values[-1]:.3g} while the"
-        " training loss fell: the model overfits."
+        f"The validation loss was lowest, {best:.3g}, after step {steps[lowest]}, and rose to {values[-1]:.3g} while"
+        " the training loss fell: the model overfits."
     )

@@ -107,7 +107,7 @@ def headline(result: Result) -> str:
     if value is None:
         line = f"{name} stays {old}: no suggestion" if old else "no suggestion"
     else:
-        times = f" (×{value / before:.3g})" if before and value != before else ""
+        times = f" (\u00d7{value / before:.3g})" if before and value != before else ""
         line = f"{name} {old} → {value:.3g}{times}" if old else f"{name} {value:.3g}"
         line += "" if result.is_applied else ", suggested only, not applied"
     return f'<p class="headline">{escape(line)}</p>' + paragraphs([_sentence(result.reason)])
@@ -126,15 +126,10 @@ def numbers(result: Result) -> str:
         rows += [("trough, lower end", result.trough[0]), ("trough, upper end", result.trough[1])]
     rows += [("changed", result.content.get("changed")), ("optimizer steps", result.steps), ("seconds", result.seconds)]
     parts = [table(f"Numbers of the {result.title}", ("what", "value"), rows)]
-    parts.append(
-        details("Settings", table(f"Settings of the {result.title}", ("argument", "value"), _settings(result)))
-    )
+    settings = table(f"Settings of the {result.title}", ("argument", "value"), [*result.settings.items()])
+    parts.append(details("Settings", settings))
     tables = _points(result)
     return "".join(parts) + (details("All points", "".join(tables)) if tables else "")
-
-
-def _settings(result: Result) -> list[tuple[str, Any]]:
-    return [*result.settings.items()]
 
 
 def _points(result: Result) -> list[str]:
