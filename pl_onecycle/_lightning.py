@@ -41,7 +41,15 @@ if TYPE_CHECKING or NAME == "lightning":
     import lightning.pytorch as pl
     from lightning.pytorch.callbacks import GradientAccumulationScheduler, RichProgressBar, Timer, TQDMProgressBar
     from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-    from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+    from lightning.pytorch.core.saving import save_hparams_to_yaml
+    from lightning.pytorch.loggers import (
+        CometLogger,
+        CSVLogger,
+        Logger,
+        MLFlowLogger,
+        TensorBoardLogger,
+        WandbLogger,
+    )
     from lightning.pytorch.loggers.logger import DummyExperiment
     from lightning.pytorch.loops import _FitLoop, _TrainingEpochLoop
     from lightning.pytorch.loops.fetchers import _DataFetcher
@@ -60,7 +68,15 @@ else:
     import pytorch_lightning as pl
     from pytorch_lightning.callbacks import GradientAccumulationScheduler, RichProgressBar, Timer, TQDMProgressBar
     from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
-    from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+    from pytorch_lightning.core.saving import save_hparams_to_yaml
+    from pytorch_lightning.loggers import (
+        CometLogger,
+        CSVLogger,
+        Logger,
+        MLFlowLogger,
+        TensorBoardLogger,
+        WandbLogger,
+    )
     from pytorch_lightning.loggers.logger import DummyExperiment
     from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
     from pytorch_lightning.loops.fetchers import _DataFetcher

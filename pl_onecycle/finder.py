@@ -17,7 +17,7 @@ from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
 from pl_onecycle.page_writer import PageWriter
-from pl_onecycle.report import Report, Saved, save
+from pl_onecycle.report import Loggers, Report, Saved, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import in_a_line, short
@@ -48,13 +48,15 @@ class Finder(pl.Callback, Generic[Found], ABC):
     ``on_train_start``, and at that of each epoch in ``milestones``. Several finders on one Trainer run in the order of
     their `rank`, whatever their order in the list of callbacks. Skipped with ``fast_dev_run``; a resumed fit continues
     with the result in its checkpoint. ``trainer.callback_metrics`` has the value that is used, as ``found/max_lr``,
-    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1.
+    ``found/weight_decay`` or ``found/max_momentum``, with ``_1`` for an optimizer of index 1. The Trainer's loggers get
+    it as a hyperparameter, ``one_cycle/max_lr`` with ``one_cycle/max_lr_before``, and that of a search at a milestone
+    as ``one_cycle_epoch_3/max_lr``.
 
     Args:
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
         milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
-        report: False writes no files and no logger curves, and does not record the run for its page.
+        report: False writes no files, logs no curves and no picture, and does not record the run for its page.
 
     Attributes:
         before: After a run, the value that training had before it.
@@ -88,7 +90,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
-        self._saved = Saved()  # the last report, as long as its pictures are not drawn
+        self._saved: list[Saved] = []  # the reports of this fit that are not shown in full
         self._page = PageWriter()
         self._attributes: dict[str, float] = {}  # of the module, as the result has set them
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
@@ -167,10 +169,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.seconds = time.monotonic() - started
         outcome, changed = self._apply_answer(run, self.before)
         self._draw(trainer)
-        self._saved = saved = self._save(run, changed) if saves and self.report else Saved()
+        saved = self._save(run, changed) if saves else Saved()
+        self._saved.append(saved)
         rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
         if self not in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
-            self._draw(trainer)  # no hook will
+            self._show_rest(trainer)  # no hook will
 
     def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
         """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
@@ -210,15 +213,40 @@ class Finder(pl.Callback, Generic[Found], ABC):
         }
 
     def _save(self, run: RunOptimizer, changed: list[str]) -> Saved:
+        failed = self._log_found(run.trainer, run.trainer.current_epoch)
+        if not self.report:
+            return Saved()
         root = run_directory(run.trainer)
         if not run.trainer.is_global_zero:
             return Saved()
-        saved = save(self._make_report(run, changed), root, run.trainer.loggers)
+        saved = save(self._make_report(run, changed), root, run.trainer.loggers, failed)
         if saved.folder is not None:
             self._page.add(root, saved)
             if self in run.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
                 self._page.record(run, self._pages(run.trainer))
         return saved
+
+    def _log_found(self, trainer: pl.Trainer, epoch: int | None) -> frozenset[int]:
+        """Log the values that are used as hyperparameters; return the indices of the loggers that have failed."""
+        if self.used is None or not trainer.is_global_zero:
+            return frozenset()
+        found: dict[str, Any] = {}
+        for finder in [*finders(trainer), self]:  # all, as most loggers replace the whole group
+            found |= finder._found
+        loggers = Loggers(trainer.loggers, self.title)
+        loggers.log_found(f"one_cycle_epoch_{epoch}" if epoch else "one_cycle", plain(found))
+        return loggers.failed
+
+    @property
+    def _found(self) -> dict[str, Any]:
+        """The value that is used and the one before it, by their names for loggers."""
+        values = {"": self.used, "_before": self.before}
+        return {f"{self._key}{end}": value for end, value in values.items() if None not in (self.used, value)}
+
+    @property
+    def _key(self) -> str:
+        """The name of the value for loggers and other callbacks."""
+        return f"{self.result_name}_{self.optimizer}" if self.optimizer else self.result_name
 
     def _pages(self, trainer: pl.Trainer) -> list[PageWriter]:
         """Return the parts of all finders in the page of the run."""
@@ -228,15 +256,23 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Draw what no finder has drawn yet, as nobody should wait for it before the first batch."""
         due = [finder for finder in dict.fromkeys([*finders(trainer), self]) if finder._page.is_due]
         for finder in due:
-            finder._page.add_pictures(finder._saved.draw())
-            finder._saved = Saved()
+            finder._saved = [saved.draw(trainer.loggers) for saved in finder._saved]
+            if finder._saved:
+                finder._page.add_pictures(finder._saved[-1].drawn)
         if due:
             PageWriter.write(trainer, self._pages(trainer))
 
-    def _end(self, trainer: pl.Trainer, ended: str) -> None:
-        """Write the page for the last time in a fit; the first finder whose hook is called writes for all."""
-        pages = self._pages(trainer)
+    def _show_rest(self, trainer: pl.Trainer) -> None:
+        """Show what has not been shown."""
         self._draw(trainer)
+        for saved in self._saved:
+            saved.end(trainer.loggers)
+        self._saved = []
+
+    def _end(self, trainer: pl.Trainer, ended: str) -> None:
+        """Show the rest at the end of a fit; the first finder whose hook is called writes the page for all."""
+        self._show_rest(trainer)
+        pages = self._pages(trainer)
         if any(page.is_open for page in pages):
             PageWriter.write(trainer, pages, ended)
 
@@ -342,8 +378,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def _show(self, trainer: pl.Trainer) -> None:
         """Add a value that is used to the metrics that other callbacks see, such as those that report to Ray."""
         if self.used is not None:
-            suffix = f"_{self.optimizer}" if self.optimizer else ""
-            trainer.callback_metrics[f"found/{self.result_name}{suffix}"] = torch.tensor(self.used, dtype=torch.float64)
+            trainer.callback_metrics[f"found/{self._key}"] = torch.tensor(self.used, dtype=torch.float64)
 
     def _reason_to_skip(self, trainer: pl.Trainer) -> str | None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
@@ -368,6 +403,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
                 changed = self._restore_attributes(trainer) if len(trainer.optimizers) == 1 else []
             elif self._module_id == id(module):  # another fit of the same Trainer has created a new optimizer
                 changed = self._train_with(RunOptimizer(trainer, self.optimizer), value)
+            if self._is_resumed or changed:
+                self._log_found(trainer, self._search_epoch)
             set_again = f"; its {self.value_name} {short(value)} is set again in {', '.join(changed)}"
             reason += set_again if changed else ""
         rank_zero_info(f"{self.title}: skipped, {reason}.")

@@ -39,7 +39,7 @@ class MomentumProbe(Probe):
         monitor: Name of the logged metric that is the validation loss.
         optimizer: Index of the optimizer.
         apply: False only suggests.
-        report: False writes no files and no logger curves.
+        report: False writes no files, and logs no curves and no picture.
 
     Attributes:
         curves: After a run, momentum -> `LossCurve`.

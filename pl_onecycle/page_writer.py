@@ -48,7 +48,7 @@ class PageWriter:
         self.results.append(result)
         self.is_due = True
 
-    def add_pictures(self, pictures: dict[str, bytes]) -> None:
+    def add_pictures(self, pictures: Mapping[str, bytes]) -> None:
         """Add the pictures of the last result."""
         self.results[-1] = replace(self.results[-1], pictures=pictures)
 
@@ -115,19 +115,18 @@ class PageWriter:
             writer.played = None if ended else writer.played
 
 
-def write_page_of(saved: Saved, pictures: Mapping[str, bytes], name: str) -> None:
+def write_page_of(saved: Saved, name: str) -> None:
     """Write the page of several results that are saved together, next to them. A failure costs a warning.
 
     Args:
-        saved: The results.
-        pictures: Drawn, as PNG, by their name.
+        saved: The results, drawn.
         name: Of the page, for people.
     """
     results = results_in(as_saved(saved.facts), saved.folder or "")
     if saved.folder is None or not results:
         return
     try:
-        results[0] = replace(results[0], pictures=pictures)
+        results[0] = replace(results[0], pictures=saved.drawn)
         write_page(saved.folder, page_of_run(RunPage(name, results)))
     except Exception as error:
         rank_zero_warn(f"The page of the results could not be written ({error}).")

@@ -104,7 +104,7 @@ class LRRangeTest(Finder[Suggestion]):
         attr_name: Name of the module's learning rate, with dots, e.g. ``"hparams.optim.lr"`` or ``"optim.lr"``, that
             is scaled as the peak is; an empty string for those that its code uses.
         apply: False only suggests, and calls no function of the user's schedule.
-        report: False writes no files and no logger curves.
+        report: False writes no files, and logs no curves and no picture.
 
     Attributes:
         curve: After a run, the `LossCurve` that the suggestion was read off.

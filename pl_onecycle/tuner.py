@@ -13,7 +13,7 @@ import rich
 import yaml
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, expect_module, expect_trainer, pl
+from pl_onecycle._lightning import MisconfigurationException, TensorBoardLogger, expect_module, expect_trainer, pl
 from pl_onecycle.batch_size_test import BatchSizeTest
 from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
@@ -22,8 +22,8 @@ from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_o
 from pl_onecycle.page_writer import write_page_of
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
-from pl_onecycle.report import Report, SweepPicture, claim_directories, curve_table, curves_table, draw_tuning, save
-from pl_onecycle.run_directory import run_directory
+from pl_onecycle.report import Report, SweepPicture, curve_table, curves_table, draw_tuning, save
+from pl_onecycle.run_directory import directory_without_run
 from pl_onecycle.sentences import short
 from pl_onecycle.trial import rehearsed
 from pl_onecycle.tune_result import TuneResult, plain
@@ -62,8 +62,10 @@ class Tunes:
         Starts a fit, runs the range test and the probe as callbacks do, then a `MomentumProbe` if the Trainer's
         callbacks include one, and ends the fit. The Trainer's other callbacks receive the hooks of this fit up to
         ``on_train_epoch_start``; loggers receive nothing. Afterwards model, data module, random streams and Trainer are
-        restored. The result is printed and written to ``tune/`` in the logger's directory, or ``default_root_dir``:
-        ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the curves and a picture.
+        restored. The result is printed and written to ``tune/``: ``tuned.yaml`` for `OneCycleCLI`, ``result.json``, the
+        curves and a picture. No tracker begins a run, as nothing is trained: ``tune/`` lies in the directory of a
+        TensorBoardLogger or CSVLogger, else in the ``save_dir`` of the logger or in ``default_root_dir``, and
+        TensorBoard only gets curves and picture.
 
         With ``apply=False`` a test or probe only suggests: the table shows its value as the reason why there is none in
         the result, and what runs after it does not use it. With ``report=False`` its curves are in no file and no
@@ -249,8 +251,7 @@ def _why(finder: Finder[Any]) -> str:
 
 def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]]) -> str | None:
     """Write and log all results; return the directory."""
-    root = run_directory(trainer)
-    claim_directories(trainer.loggers)
+    root = directory_without_run(trainer)
     if not trainer.is_global_zero:
         return None
     shown = {name: finder for name, finder in ran.items() if finder.report}
@@ -274,8 +275,10 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
             f"{name}/{series}": curve for name, probe in probes.items() for series, curve in probe.labelled().items()
         },
     )
-    saved = save(report, root, trainer.loggers)
-    write_page_of(saved, saved.draw(), f"Tuning of {result.tuned_for}")
+    # Others would begin a run, which trains nothing.
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    saved = save(report, root, loggers).draw(loggers)
+    write_page_of(saved, f"Tuning of {result.tuned_for}")
     return saved.folder
 
 

@@ -54,7 +54,7 @@ class WeightDecayProbe(Probe):
             logs it and it should be low.
         optimizer: Index of the optimizer whose weight decay is found, in the order of ``configure_optimizers``.
         apply: False only suggests.
-        report: False writes no files and no logger curves.
+        report: False writes no files, and logs no curves and no picture.
 
     Attributes:
         curves: After a run, weight decay -> `LossCurve`.

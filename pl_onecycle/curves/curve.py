@@ -58,17 +58,14 @@ class LossCurve:
 
     def __post_init__(self) -> None:
         """Turn the sequences into tuples of floats and check them."""
-        object.__setattr__(self, "lr", tuple(float(value) for value in self.lr))
-        object.__setattr__(self, "loss", tuple(float(value) for value in self.loss))
-        object.__setattr__(self, "val_steps", tuple(int(value) for value in self.val_steps))
-        object.__setattr__(self, "val_loss", tuple(float(value) for value in self.val_loss))
+        for name, kind in (("lr", float), ("loss", float), ("val_steps", int), ("val_loss", float)):
+            object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
         expect(len(self.lr) == len(self.loss), "loss", f"as long as `lr` ({len(self.lr)})", len(self.loss))
         steps = len(self.val_steps)
         expect(steps == len(self.val_loss), "val_loss", f"as long as `val_steps` ({steps})", len(self.val_loss))
         expect_one_of("outcome", self.outcome, get_args(Outcome))
-        rates = np.asarray(self.lr)
-        if not ((rates > 0) & (rates < math.inf)).all():
-            for lr in self.lr:
+        for lr in self.lr:
+            if not 0 < lr < math.inf:
                 expect_number("lr", lr, above=0)
 
     def __len__(self) -> int:

@@ -113,6 +113,10 @@ def has_risen(curve: LossCurve) -> bool:
         >>> has_risen(LossCurve([0.1] * 30, [1.0, 1.1] * 10 + [2.0] * 10))
         True
     """
+    # What is high lies above the start; most checkups end here, without numpy, which is slow for one curve at a time.
+    recent = [*([] if curve.initial_loss is None else [curve.initial_loss]), *curve.loss]
+    if math.isfinite(sum(recent)) and _median(recent[-3:]) <= _median(recent[:COARSE_START_POINTS]):
+        return False
     losses = _losses(curve)
     return len(losses) >= MIN_LOSSES and bool(_is_high(losses)[-LASTING_STEPS:].all())
 
@@ -137,6 +141,10 @@ def has_fallen(curve: LossCurve) -> bool:
     fall = _start(losses) - float(_middles(losses).min())
     is_sure = fall > max(SURE_FALL * _scatter(first), ROUNDING * abs(_start(losses)))
     return is_sure or _shift(curve) < -1 or _scatter(last) > DISORDER * _scatter(first) > 0
+
+
+def _median(some: list[float]) -> float:
+    return sorted(some)[len(some) // 2] if some else math.nan
 
 
 def _is_high(losses: Array) -> npt.NDArray[np.bool_]:

@@ -15,19 +15,19 @@ from pl_onecycle.report.figures import (
     png_of,
 )
 from pl_onecycle.report.files import as_saved, curve_table, curves_table, write_page
-from pl_onecycle.report.loggers import claim_directories
+from pl_onecycle.report.loggers import Loggers
 from pl_onecycle.report.progress import Advance, progress_bar
 from pl_onecycle.report.report import Report, Saved, save
 
 __all__ = [
     "Advance",
+    "Loggers",
     "ProbePicture",
     "Report",
     "Saved",
     "SweepPicture",
     "as_saved",
     "can_draw",
-    "claim_directories",
     "curve_table",
     "curves_table",
     "draw_probe",

@@ -1,52 +1,88 @@
-"""Curves for the loggers of a Trainer.
+"""Log found values, curves and pictures to the loggers of a Trainer, each by its sink.
 
-Only TensorBoard gets them, as each tag has a step axis of its own there. Loggers with one step axis for all are left
-alone, so that the rows of a fit stay those of the fit; for a CSVLogger the tables lie next to its ``metrics.csv``.
+A logger that fails costs one warning a search: it is not asked again, and the others get theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from pl_onecycle._lightning import CSVLogger, Logger, TensorBoardLogger
+from pl_onecycle._lightning import Logger, rank_zero_warn
+from pl_onecycle.report.sinks import Points, Sink, sink_of
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from pl_onecycle.curves import LossCurve
 
 
-def claim_directories(loggers: Sequence[Logger]) -> None:
-    """Let loggers choose their directories. Call it before writing into one outside a fit.
+class Loggers:
+    """The loggers of a Trainer, as one search logs to them.
 
-    All choose before any directory exists, because a logger would take another's for an earlier run's; a CSVLogger
-    later warns that it deletes files if it finds a directory that it has not made.
+    Args:
+        loggers: Of the Trainer.
+        title: Whose result is logged, for people.
+        failed: Indices of those that have failed.
+
+    Attributes:
+        failed: Indices of those that have failed by now.
     """
-    for logger in loggers:
-        _ = logger.version
-    for logger in loggers:
-        if isinstance(logger, CSVLogger):
-            _ = logger.experiment
+
+    def __init__(self, loggers: Sequence[Logger], title: str, failed: frozenset[int] = frozenset()) -> None:
+        self._loggers = loggers
+        self._title = title
+        self.failed = failed
+
+    def log_found(self, group: str, found: Mapping[str, Any]) -> None:
+        """Log found values as hyperparameters ``<group>/<name>``."""
+        self._each(lambda sink, logger: sink.log_found(logger, group, found))
+
+    def log_curves(self, curves: Mapping[str, Points], *, at_end: bool) -> None:
+        """Log curves by their tag, to the loggers that get them at the end of a fit, or to all others."""
+
+        def log(sink: Sink, logger: Logger) -> None:
+            for tag, points in curves.items() if sink.adds_rows == at_end else ():
+                sink.log_curve(logger, tag, points)
+
+        self._each(log)
+
+    def log_picture(self, tag: str, picture: Image) -> None:
+        """Log a picture."""
+        self._each(lambda sink, logger: sink.log_picture(logger, tag, picture))
+
+    def log_folder(self, tag: str, folder: str) -> None:
+        """Log the files of a directory, if it is a local one."""
+        if os.path.isdir(folder):
+            self._each(lambda sink, logger: sink.log_folder(logger, tag, folder))
+
+    def _each(self, log: Callable[[Sink, Logger], None]) -> None:
+        for index, logger in enumerate(self._loggers):
+            if index in self.failed:
+                continue
+            try:
+                log(sink_of(logger), logger)
+            except Exception as error:  # a server that is away: not worth the run
+                self.failed |= {index}
+                rank_zero_warn(f"{self._title}: the result could not be logged to {type(logger).__name__} ({error}).")
 
 
-def log_sweep(loggers: Sequence[Logger], tag: str, curve: LossCurve) -> None:
-    """Log a sweep as ``<tag>/lr``, ``<tag>/loss`` and ``<tag>/smoothed_loss``, from step 0 on."""
-    _log(loggers, f"{tag}/lr", enumerate(curve.lr))
-    _log(loggers, f"{tag}/loss", enumerate(curve.loss))
-    _log(loggers, f"{tag}/smoothed_loss", enumerate(curve.smoothed().tolist()))
+def sweep_points(curve: LossCurve) -> Points:
+    """Return ``lr``, ``loss`` and ``smoothed_loss`` of a sweep, from step 0 on."""
+    points = [{"lr": lr, "loss": loss} for lr, loss in zip(curve.lr, curve.loss, strict=True)]
+    for point, smoothed in zip(points, curve.smoothed().tolist(), strict=False):  # none for a NaN at the end
+        point["smoothed_loss"] = smoothed
+    return [*enumerate(points)]
 
 
-def log_candidate(loggers: Sequence[Logger], tag: str, curve: LossCurve) -> None:
-    """Log a candidate's curve as ``<tag>/lr``, ``<tag>/train_loss`` and ``<tag>/val_loss``.
+def candidate_points(curve: LossCurve) -> Points:
+    """Return ``lr``, ``train_loss`` and ``val_loss`` of a candidate.
 
     The step is the number of optimizer steps that led to the loss.
     """
-    _log(loggers, f"{tag}/lr", enumerate(curve.lr, start=1))
-    _log(loggers, f"{tag}/train_loss", enumerate(curve.loss, start=1))
-    _log(loggers, f"{tag}/val_loss", zip(curve.val_steps, curve.val_loss, strict=True))
-
-
-def _log(loggers: Sequence[Logger], tag: str, points: Iterable[tuple[int, float]]) -> None:
-    writers = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
-    for step, value in points:
-        for writer in writers:
-            writer.add_scalar(tag, value, step)
+    trained = [{"lr": lr, "train_loss": loss} for lr, loss in zip(curve.lr, curve.loss, strict=True)]
+    points: dict[int, dict[str, float]] = dict(enumerate(trained, start=1))
+    for step, loss in zip(curve.val_steps, curve.val_loss, strict=True):
+        points.setdefault(step, {})["val_loss"] = loss
+    return sorted(points.items())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pl_onecycle._lightning import Logger, rank_zero_warn
 from pl_onecycle.report.figures import can_draw
 from pl_onecycle.report.files import Table, write_folder, write_picture
-from pl_onecycle.report.loggers import log_candidate, log_sweep
+from pl_onecycle.report.loggers import Loggers, candidate_points, sweep_points
+from pl_onecycle.report.sinks import Points
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from PIL.Image import Image
 
     from pl_onecycle.curves import LossCurve
 
@@ -44,34 +47,50 @@ class Report:
 
 @dataclass(frozen=True)
 class Saved:
-    """Where a report is, and its pictures as long as they are not drawn.
+    """Where a report is, and what of it has not been shown.
+
+    It holds no logger, as a callback that is pickled may hold it.
 
     Attributes:
         folder: Its directory, or None where none could be written.
         title: Whose result it is, for people.
+        tag: What its names in loggers begin with.
         pictures: Functions that draw, by the name of the picture.
         facts: Content of ``result.json`` besides the versions.
+        curves: Curves by their tag, for the loggers that get them at the end of a fit.
+        failed: Indices of the loggers that have failed.
+        drawn: The pictures that have been drawn, as PNG, by their name.
     """
 
     folder: str | None = None
     title: str = ""
+    tag: str = ""
     pictures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Points] = field(default_factory=dict)
+    failed: frozenset[int] = frozenset()
+    drawn: Mapping[str, bytes] = field(default_factory=dict)
 
-    def draw(self) -> dict[str, bytes]:
-        """Draw the pictures, if matplotlib is installed, and return the files as PNG by the name of the picture.
+    def draw(self, loggers: Sequence[Logger] = ()) -> Saved:
+        """Draw, write and log the pictures, if matplotlib is installed; return what then has not been shown.
 
         A picture that fails costs a warning, not the run.
         """
-        drawn: dict[str, bytes] = {}
+        its, drawn = Loggers(loggers, self.title, self.failed), dict(self.drawn)
         for name, draw in self.pictures.items():
             if self.folder is None or not can_draw():
-                return drawn
+                break
             try:
                 drawn[name] = write_picture(self.folder, name, draw())
             except Exception as error:
                 rank_zero_warn(f"{self.title}: the picture could not be drawn ({error}).")
-        return drawn
+            else:
+                its.log_picture(self.tag if len(self.pictures) == 1 else f"{self.tag}_{name}", _image(drawn[name]))
+        return replace(self, pictures={}, failed=its.failed, drawn=drawn)
+
+    def end(self, loggers: Sequence[Logger]) -> None:
+        """Log what waits for the end of the fit."""
+        Loggers(loggers, self.title, self.failed).log_curves(self.curves, at_end=True)
 
     def __str__(self) -> str:
         """Return the end of a sentence that says where the report is."""
@@ -81,26 +100,35 @@ class Saved:
         return f"; see {self.folder}" + ("" if is_complete else " (no picture: matplotlib is not installed)")
 
 
-def save(report: Report, root: str, loggers: Sequence[Logger]) -> Saved:
+def save(report: Report, root: str, loggers: Sequence[Logger], failed: frozenset[int] = frozenset()) -> Saved:
     """Write and log a report, except its pictures. What cannot be shown costs a warning, not the run.
 
     Args:
         report: What to show.
         root: The logger's directory or ``default_root_dir``, local or of any file system that fsspec knows.
         loggers: Of the Trainer.
+        failed: Indices of those that have failed.
 
     Returns:
         Where it is; its `Saved.draw` takes longer than a short range test.
     """
-    folder = None
+    its, curves = Loggers(loggers, report.title, failed), dict[str, Points]()
+    folder, tag = None, report.name
     try:
         tables = {name: rows() for name, rows in report.tables.items()}
         folder = write_folder(root, report.name, report.facts, tables, report.texts)
         tag = folder.rpartition("/")[2]
-        for name, curve in report.sweeps.items():
-            log_sweep(loggers, f"{tag}/{name}".rstrip("/"), curve)
-        for name, curve in report.candidates.items():
-            log_candidate(loggers, f"{tag}/{name}", curve)
+        curves = {f"{tag}/{name}".rstrip("/"): sweep_points(curve) for name, curve in report.sweeps.items()}
+        curves |= {f"{tag}/{name}": candidate_points(curve) for name, curve in report.candidates.items()}
     except Exception as error:  # a full disk, an unknown file system: not worth the run
         rank_zero_warn(f"{report.title}: the report could not be written ({error}).")
-    return Saved(folder, report.title, report.figures, report.facts)
+    else:
+        its.log_curves(curves, at_end=False)
+        its.log_folder(tag, folder)
+    return Saved(folder, report.title, tag, report.figures, report.facts, curves, its.failed)
+
+
+def _image(png: bytes) -> Image:
+    from PIL import Image  # matplotlib needs it, too
+
+    return Image.open(io.BytesIO(png))

@@ -1,15 +1,23 @@
-"""Curves in loggers: TensorBoard gets them under their own tags, all others are left alone."""
+"""What each logger gets of a result, by the sink of its kind; a logger nobody knows gets the found values only."""
 
 import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from PIL import Image
 
-from pl_onecycle.report.loggers import claim_directories, log_candidate, log_sweep
+from pl_onecycle.curves import LossCurve
+from pl_onecycle.report.loggers import Loggers, candidate_points, sweep_points
 from tests.report.made import LRS, NAME, curve, diverged, events, several
+
+
+def log_sweep(loggers: Sequence[Logger], tag: str, measured: LossCurve) -> None:
+    Loggers(loggers, "Test").log_curves({tag: sweep_points(measured)}, at_end=False)
 
 
 def test_tensorboard_gets_the_curve_under_its_own_tags_and_steps(tmp_path: Path) -> None:
@@ -44,7 +52,8 @@ def test_tensorboard_gets_the_nan_of_a_diverged_sweep_but_no_smoothed_loss_for_i
 def test_tensorboard_gets_a_series_for_each_curve_counted_from_one(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path)
     for name, candidate in several().items():
-        log_candidate([CSVLogger(tmp_path / "csv"), logger], f"probe/{name}", candidate)
+        both = Loggers([CSVLogger(tmp_path / "csv"), logger], "Test")
+        both.log_curves({f"probe/{name}": candidate_points(candidate)}, at_end=False)
     reader = events(logger)
     whats = ("lr", "train_loss", "val_loss")
     assert sorted(reader.Tags()["scalars"]) == [
@@ -61,7 +70,7 @@ class Recording(Logger):
     """Records every call."""
 
     def __init__(self) -> None:
-        self.calls: list[str] = []
+        self.calls: list[Any] = []
 
     @property
     def name(self) -> str:
@@ -80,34 +89,69 @@ class Recording(Logger):
         self.calls.append("log_metrics")
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        self.calls.append("log_hyperparams")
+        self.calls.append(params)
 
 
-def test_loggers_with_one_step_axis_for_all_are_left_alone(tmp_path: Path) -> None:
+class Away(Recording):
+    """Its server is away."""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("no server")
+
+
+def log_all(loggers: Sequence[Logger], folder: Path) -> Loggers:
+    its = Loggers(loggers, "LR range test")
+    its.log_found("one_cycle", {"max_lr": 0.5, "max_lr_before": 0.1})
+    for at_end in (False, True):
+        its.log_curves({NAME: sweep_points(curve())}, at_end=at_end)
+    its.log_folder(NAME, str(folder))
+    its.log_picture(NAME, Image.new("RGB", (4, 3)))
+    return its
+
+
+def test_a_csv_logger_and_an_unknown_one_get_the_found_values_and_no_row(tmp_path: Path) -> None:
     tables, recording, board = CSVLogger(tmp_path / "csv"), Recording(), TensorBoardLogger(tmp_path / "board")
     tables.log_metrics({"train_loss": 1.0}, step=0)
-    log_sweep([tables, recording, board], NAME, curve())
+    log_all([tables, recording, board], tmp_path)
     tables.save()
-    assert recording.calls == []
+    found = {"one_cycle": {"max_lr": 0.5, "max_lr_before": 0.1}}
+    assert recording.calls == [found]
+    assert yaml.safe_load(Path(tables.log_dir, "hparams.yaml").read_text()) == found
     assert Path(tables.log_dir, "metrics.csv").read_text().splitlines() == ["step,train_loss", "0,1.0"]
     assert len(events(board).Scalars(f"{NAME}/loss")) == 50  # the one after them is not forgotten
+
+
+def test_a_logger_that_fails_costs_one_warning_and_the_others_get_theirs(tmp_path: Path) -> None:
+    away, recording = Away(), Recording()
+    with pytest.warns(UserWarning, match="no server") as caught:
+        its = log_all([away, recording], tmp_path)
+    wanted = "LR range test: the result could not be logged to Away (no server)."
+    assert [str(warning.message) for warning in caught] == [wanted]
+    assert its.failed == {0}
+    assert away.calls == []
+    assert recording.calls == [{"one_cycle": {"max_lr": 0.5, "max_lr_before": 0.1}}]
+
+
+def test_tensorboard_gets_the_found_values_next_to_those_that_lightning_has_logged(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path)
+    logger.log_hyperparams({"lr": 0.1})
+    logger.save()
+    log_all([logger], tmp_path)
+    found = {"one_cycle": {"max_lr": 0.5, "max_lr_before": 0.1}}
+    assert yaml.safe_load(Path(logger.log_dir, "hparams.yaml").read_text()) == {"lr": 0.1, **found}
+    reader = events(logger)
+    [text] = reader.Tensors("one_cycle/text_summary")
+    assert b"| max_lr | 0.5 |\n| max_lr_before | 0.1 |" in text.tensor_proto.string_val[0]
+    [image] = reader.Images(NAME)
+    assert (image.width, image.height) == (4, 3)
+    assert [it.value for it in reader.Scalars("hp_metric")] == [-1.0]  # Lightning's entry, once
+    assert len(list(event_files(logger))) == 1
+
+
+def event_files(logger: TensorBoardLogger) -> Iterator[Path]:
+    return Path(logger.log_dir).rglob("events.out.tfevents.*")
 
 
 def test_no_logger_is_fine() -> None:
     log_sweep([], NAME, curve())
     assert not os.listdir()
-
-
-def test_loggers_of_one_directory_claim_the_same_version(tmp_path: Path) -> None:
-    loggers = [CSVLogger(tmp_path, "runs"), TensorBoardLogger(tmp_path, "runs")]
-    claim_directories(loggers)
-    assert [str(logger.log_dir) for logger in loggers] == [str(tmp_path / "runs" / "version_0")] * 2
-
-
-def test_a_csv_logger_keeps_what_is_written_into_its_claimed_directory(tmp_path: Path) -> None:
-    logger = CSVLogger(tmp_path, "runs")
-    claim_directories([logger])
-    Path(logger.log_dir, "result.json").write_text("{}")
-    logger.log_metrics({"train_loss": 1.0}, step=0)
-    logger.save()  # unclaimed, it would warn that it deletes files
-    assert sorted(os.listdir(logger.log_dir)) == ["metrics.csv", "result.json"]

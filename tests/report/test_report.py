@@ -27,7 +27,7 @@ from tests.report.made import (
 
 def folder_of(report: Report, root: Path, *loggers: TensorBoardLogger) -> str:
     saved = save(report, str(root), loggers)
-    saved.draw()
+    saved.draw(loggers).end(loggers)
     assert saved.folder is not None
     return saved.folder
 
@@ -110,10 +110,10 @@ PICTURES = {"probe": Figure}
 def test_the_end_of_a_log_line_says_where_the_report_is(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not installed:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert str(Saved()) == str(Saved(None, "Probe", PICTURES)) == ""
+    assert str(Saved()) == str(Saved(None, "Probe", pictures=PICTURES)) == ""
     assert str(Saved("logs/probe")) == "; see logs/probe"
     missing = "" if installed else " (no picture: matplotlib is not installed)"
-    assert str(Saved("logs/probe", "Probe", PICTURES)) == f"; see logs/probe{missing}"
+    assert str(Saved("logs/probe", "Probe", pictures=PICTURES)) == f"; see logs/probe{missing}"
 
 
 # --------------------------------------------------------------------------------------------- not shown
@@ -167,7 +167,7 @@ def test_a_file_system_that_is_unknown_costs_a_warning_only() -> None:
 
 
 def test_a_logger_that_fails_costs_a_warning_and_the_files_stay(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=COULD_NOT.format("no server")):
+    with pytest.warns(UserWarning, match=r"^LR range test: the result could not be logged to Failing \(no server\)\.$"):
         folder = folder_of(sweep_report(curve()), tmp_path, Failing(tmp_path))
     assert folder == str(tmp_path / NAME)
     assert sorted(os.listdir(folder)) == ["curve.csv", f"{NAME}.png", "result.json"]

@@ -99,7 +99,8 @@ class Fit:
             "files": sorted(
                 str(path.relative_to(self.root))
                 for path in self.root.rglob("*")
-                if not any(name in str(path.relative_to(self.root)) for name in REPORTS)
+                if not (path.is_dir() and any(path.iterdir()))  # what is in it says that it is there
+                and not any(name in str(path.relative_to(self.root)) for name in REPORTS)
             ),
             "checkpoints": {str(path.relative_to(self.root)): content(path) for path in self.root.rglob("*.ckpt")},
         }
