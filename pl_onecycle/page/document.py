@@ -17,10 +17,10 @@ from pl_onecycle.page.charts import Chart, charts_of, overlay_chart, schedule_ch
 from pl_onecycle.page.hindsight import hindsight
 from pl_onecycle.page.markup import (
     cost_table,
+    files_line,
     found_table,
     headline,
     numbers,
-    paragraphs,
     pictures_of,
     played_table,
     repeat,
@@ -60,12 +60,13 @@ def page_of_run(run: RunPage, schedule: bytes | None = None) -> str:
     """
     page = _Page(f"{run.name}: one-cycle report")
     folders = dict.fromkeys(result.folder for result in run.results if result.folder)
-    page.add(paragraphs([f"Files: {', '.join(folders)}"]) if folders else "")
+    page.add(files_line(folders) if folders else "")
+    test = _test_of(run)
     for played in run.played:
-        seen = hindsight(played)
+        seen = hindsight(played, test)
         page.section(verdict_head(seen), verdict(seen), "hindsight")
     for result in run.results:
-        _add_result(page, result)
+        _add_result(page, result, result.title)
     for k, played in enumerate(run.played):
         charts = schedule_charts(played)
         heading = f"Planned and played schedule of {played.optimizer}"
@@ -87,29 +88,33 @@ def page_of_runs(runs: Mapping[str, Sequence[Result]], pictures: Mapping[str, by
     name = f"{len(runs)} runs" if len(runs) > 1 else next(iter(runs))
     page = _Page(f"{name}: one-cycle report")
     named = [(name, result) for name, results in runs.items() for result in results]
-    content = found_table(named)
-    tests = {name: it for name, it in _unique(named).items() if it.curve is not None}
-    content += page.charts([overlay_chart(tests)] if tests else [], pictures)
-    page.section("All runs", content, "runs")
-    for name, result in _unique(named).items():
-        _add_result(page, result, f"{name}: ")
+    tests = _unique([(name, result) for name, result in named if result.curve is not None])
+    overlay = page.charts([overlay_chart(tests)] if tests else [], pictures)
+    page.section("All runs", found_table(named) + overlay, "runs")
+    for heading, result in _unique([(f"{name}: {result.title}", result) for name, result in named]).items():
+        _add_result(page, result, heading)
     return page.html()
 
 
+def _test_of(run: RunPage) -> Result | None:
+    """Return the last range test of a run with a single optimizer; of several, a page does not know whose it is."""
+    tests = [result for result in run.results if result.value_name == "max_lr"]
+    return tests[-1] if tests and len(run.played) == 1 else None
+
+
 def _unique(named: Sequence[tuple[str, Result]]) -> dict[str, Result]:
-    """Return results by the name of their run, and by title and number where a run has several."""
+    """Return results by their name, with a number where several have the same."""
     names: dict[str, Result] = {}
+    seen: dict[str, int] = {}
     for name, result in named:
-        of_run = sum(1 for other, _ in named if other == name)
-        label = name if of_run == 1 else f"{name}, {result.title}"
-        again = sum(1 for other in names if other == label or other.startswith(f"{label} ("))
-        names[f"{label} ({again + 1})" if again else label] = result
+        seen[name] = seen.get(name, 0) + 1
+        names[f"{name} ({seen[name]})" if seen[name] > 1 else name] = result
     return names
 
 
-def _add_result(page: _Page, result: Result, before: str = "") -> None:
+def _add_result(page: _Page, result: Result, heading: str) -> None:
     content = headline(result) + page.charts(charts_of(result), result.pictures) + numbers(result)
-    page.section(f"{before}{result.title}", content, "result")
+    page.section(heading, content, "result")
 
 
 # --------------------------------------------------------------------------------------------- document

@@ -10,6 +10,7 @@ import numpy as np
 
 from pl_onecycle.curves import Array, first_explosion
 from pl_onecycle.page.played import Played
+from pl_onecycle.page.results import Result
 
 Verdict = Literal["unknown", "running", "survived", "diverged", "flat", "overfitted", "short"]
 
@@ -40,11 +41,12 @@ class Hindsight:
     advice: tuple[str, ...] = ()
 
 
-def hindsight(played: Played) -> Hindsight:
+def hindsight(played: Played, test: Result | None = None) -> Hindsight:
     """Return what a run showed: whether its loss survived the peak, where it diverged, and what to try.
 
     Args:
         played: What the run did; validation counts where it was seen at least three times.
+        test: The range test of the run, if there was one.
 
     Example:
         >>> falls = [2.0 - k / 50 for k in range(50)]
@@ -61,10 +63,10 @@ def hindsight(played: Played) -> Hindsight:
         few = "No training loss was seen" if np.isnan(loss).all() else "There are too few losses"
         return Hindsight("unknown", (*end, f"{few}, so that this page cannot judge the run."))
     exploded = _explosion(loss[: bad[0]] if len(bad) else loss)
+    if exploded is not None and (len(bad) or not _has_recovered(loss, exploded)):
+        return _diverged(played, exploded, "exploded", end, test)
     if len(bad):
-        return _diverged(played, int(bad[0]) if exploded is None else exploded, end, "is not finite")
-    if exploded is not None and not _has_recovered(loss, exploded):
-        return _diverged(played, exploded, end, "exploded and did not recover")
+        return _diverged(played, int(bad[0]), "was not finite", end, test)
     if _is_flat(loss):
         return _flat(loss, end)
     return _survived(played, loss, end, exploded)
@@ -118,19 +120,26 @@ def _is_constant(played: Played) -> bool:
     return max(played.lr) - min(played.lr) <= 1e-6 * max(played.lr) and played.plan is None
 
 
-def _diverged(played: Played, at: int, end: tuple[str, ...], how: str) -> Hindsight:
+def _diverged(played: Played, at: int, how: str, end: tuple[str, ...], test: Result | None) -> Hindsight:
     (peak, peak_step), step, lr = _peak(played), played.steps[at], played.lr[at]
     where = "before" if step < peak_step else "at" if step == peak_step else "after"
     peaked = "" if _is_constant(played) else f", {where} its peak of {peak:.3g} at step {peak_step}"
-    target = min(lr, peak) / LOWER_BY
     shown = f"The run diverged: the training loss {how} at step {step}, with lr {lr:.3g}{peaked}."
-    advice = (
-        f"Try a max_lr of {target:.2g}, {peak / target:.1f} times lower: a third of the lr at which the loss diverged.",
-        "LRRangeTest(verify=True) tries short cycles around its suggestion before it decides.",
-    )
+    advice = _lower(min(lr, peak), peak, test)
     if peaked and where == "after":
         advice += ("It diverged on the way down: gradient clipping, or less momentum, may help as well.",)
     return Hindsight("diverged", (shown, *end), advice)
+
+
+def _lower(lr: float, peak: float, test: Result | None) -> tuple[str, ...]:
+    """Return what to try after a divergence at an lr: what the range test suggested, if that is lower."""
+    if test is not None and test.value is not None and test.value < lr and not test.is_applied:
+        return (f"Train with the max_lr of {test.value:.3g} that the range test suggested: apply=True uses it.",)
+    target = lr / LOWER_BY
+    advice = f"Try a max_lr of {target:.2g}, {peak / target:.1f} times lower: a third of the lr at which it diverged."
+    if test is not None and test.cycles:
+        return (advice,)
+    return advice, "LRRangeTest(verify=True) tries short cycles around its suggestion before it decides."
 
 
 def _flat(loss: Array, end: tuple[str, ...]) -> Hindsight:

@@ -79,6 +79,11 @@ def paragraphs(sentences: Iterable[str]) -> str:
     return "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences)
 
 
+def files_line(folders: Iterable[str]) -> str:
+    """Return where the files of a run are."""
+    return f'<p class="files">Files: {escape(", ".join(folders))}</p>'
+
+
 def pictures_of(charts: Sequence[Chart], first: int, static: Mapping[str, bytes]) -> str:
     """Return places for interactive pictures, numbered from ``first``, and the static ones that they replace."""
     places = "".join(
@@ -181,12 +186,17 @@ def played_table(played: Played) -> str:
 
 def cost_table(results: Sequence[Result], runs: Sequence[Played]) -> str:
     """Return what the searches of a run have cost."""
-    rows: list[tuple[str, int | None, str]] = [(it.title, it.steps, duration(it.seconds)) for it in results]
-    steps, seconds = steps_and_seconds(results)
-    if len(rows) > 1:
-        rows.append(("all searches", steps, duration(seconds)))
-    rows += [(f"run of {it.optimizer}{'' if it.ended else ', so far'}", it.done, "") for it in runs]
-    return table("Cost of the searches, and steps of the run", ("what", "optimizer steps", "time"), rows)
+    searches: list[tuple[str, int | None, float | None]] = [(it.title, it.steps, it.seconds) for it in results]
+    if len(searches) > 1:
+        searches.append(("all searches", *steps_and_seconds(results)))
+    done = runs[0].done if runs and runs[0].ended else 0
+    rows = [
+        (name, steps, duration(seconds), f"{steps / done:.0%}" if done and steps is not None else "unknown")
+        for name, steps, seconds in searches
+    ]
+    rows += [(f"run of {it.optimizer}{'' if it.ended else ', so far'}", it.done, "", "") for it in runs]
+    head = ("what", "optimizer steps", "time", "steps, relative to the run")
+    return table("Cost of the searches, and steps of the run", head, rows)
 
 
 def repeat(results: Sequence[Result], about: Mapping[str, Any]) -> str:
@@ -203,8 +213,15 @@ def repeat(results: Sequence[Result], about: Mapping[str, Any]) -> str:
     return content + (table("Run and versions", ("what", "value"), rows) if rows else "")
 
 
+def _short(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4g}"
+
+
 def found_table(named: Sequence[tuple[str, Result]]) -> str:
     """Return what each of several runs found."""
-    rows = [(name, it.title, it.value_name, it.before, it.value, it.reason, it.steps, it.seconds) for name, it in named]
-    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "seconds")
+    rows = [
+        (name, it.title, it.value_name, _short(it.before), _short(it.value), it.reason, it.steps, duration(it.seconds))
+        for name, it in named
+    ]
+    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "time")
     return table("What each run found", head, rows)

@@ -31,7 +31,7 @@
   const layoutOf = (own, palette) => {
     const layout = {
       ...own, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: palette.paper, font: { color: palette.text, size: 13 },
-      margin: { l: 10, r: 14, t: 12, b: 10 }, hovermode: "closest", showlegend: true,
+      margin: { l: 10, r: 14, t: 30, b: 10 }, hovermode: "closest", showlegend: true,
       modebar: { bgcolor: "rgba(0,0,0,0)", color: palette.grey, activecolor: palette.text },
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0 },
       hoverlabel: { bgcolor: palette.paper, bordercolor: palette.text, font: { color: palette.text } },

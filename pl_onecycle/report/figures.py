@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from pl_onecycle.page import axis_limits
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -229,7 +231,7 @@ def draw_schedule(played: Played) -> Figure:
 def _draw_played(ax: Axes, played: Played) -> None:
     ax.set(title=f"schedule of {played.optimizer}", xlabel="optimizer step", ylabel="learning rate")
     if played.plan is not None:
-        ax.plot(played.plan.steps, played.plan.lr, color=_RAW, linewidth=3, linestyle="--", label="planned")
+        ax.plot(played.plan.steps, played.plan.lr, color=_RAW, linewidth=6, alpha=0.5, label="planned")
     ax.plot(played.steps, played.lr, color=_SMOOTH, linewidth=1.5, label="played")
     _finish(ax)
 
@@ -243,9 +245,7 @@ def _draw_loss(ax: Axes, played: Played) -> None:
         steps = np.asarray(played.steps)[known]
         ax.plot(steps, loss[known], color=_RAW, linewidth=0.7, label="training loss")
         ax.plot(steps, smoothed, color=_SMOOTH, linewidth=2, label="smoothed")
-        values = [*smoothed, *filter(math.isfinite, played.val_loss)]
-        room = 0.1 * (max(values) - min(values)) or 0.1  # an explosion must not squash the rest
-        ax.set_ylim(min(values) - room, max(values) + room)
+        ax.set_ylim(axis_limits(smoothed.tolist(), [*filter(math.isfinite, played.val_loss)]))
     if len(played.val_loss):
         ax.plot(played.val_steps, played.val_loss, ".-", color=_CHOICE, linewidth=1.2, label="validation loss")
     _finish(ax)

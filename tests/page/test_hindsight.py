@@ -41,7 +41,7 @@ def test_a_loss_that_is_not_finite_tells_where_and_what_to_try() -> None:
     seen = hindsight(run(lambda step: falls(step) if step < 60 else math.nan))
     assert seen.verdict == "diverged"
     lr = POLICY.lr(60)
-    assert f"is not finite at step 60, with lr {lr:.3g}, before its peak of 0.1" in seen.shown[0]
+    assert f"was not finite at step 60, with lr {lr:.3g}, before its peak of 0.1" in seen.shown[0]
     assert f"Try a max_lr of {lr / 3:.2g}, {0.1 / (lr / 3):.1f} times lower" in seen.advice[0]
     assert "verify=True" in seen.advice[1]
 
@@ -49,14 +49,14 @@ def test_a_loss_that_is_not_finite_tells_where_and_what_to_try() -> None:
 def test_a_loss_that_explodes_to_finite_values_has_diverged_where_it_began_to() -> None:
     seen = hindsight(run(lambda step: falls(step) if step < 90 else 5.0 * (step - 88)))
     assert seen.verdict == "diverged"
-    assert "exploded and did not recover at step 9" in seen.shown[0]  # a median of three sees it a step later
+    assert "the training loss exploded at step 9" in seen.shown[0]  # a median of three sees it a step later
 
 
 def test_an_explosion_that_leads_to_nan_is_dated_at_the_explosion() -> None:
     def loss(step: int) -> float:
         return falls(step) if step < 80 else math.nan if step > 110 else 9.0 * (step - 78)
 
-    assert " at step 8" in hindsight(run(loss)).shown[0]
+    assert " exploded at step 8" in hindsight(run(loss)).shown[0]
 
 
 def test_after_the_peak_other_remedies_are_named_as_well() -> None:
