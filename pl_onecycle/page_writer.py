@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pl_onecycle._lightning import pl, rank_zero_info, rank_zero_warn
-from pl_onecycle.page import Plan, Played, Result, RunPage, hindsight, page_of_run, planned, results_in
+from pl_onecycle.page import Plan, Played, Result, RunPage, page_of_run, planned, results_in, summary
 from pl_onecycle.played_run import PlayedRun
 from pl_onecycle.report import Saved, as_saved, can_draw, draw_schedule, png_of, write_page
 from pl_onecycle.run_optimizer import RunOptimizer
@@ -34,6 +34,7 @@ class PageWriter:
         self.shown: Played | None = None
         self._root = ""
         self._path: str | None = None
+        self._has_failed = False
 
     def add(self, root: str, saved: Saved) -> None:
         """Add the result of a search, in the first process."""
@@ -75,7 +76,6 @@ class PageWriter:
     def _end(self, ended: str) -> None:
         if self.played is not None and ended:
             self.shown, self.played = self.played.played(ended), None
-        self.is_open = self.is_open and not ended
 
     @property
     def _seen(self) -> list[Played]:
@@ -93,26 +93,32 @@ class PageWriter:
             ended: How the fit ended, if it has.
         """
         used = [writer for writer in writers if writer.results]
-        if not used:
-            return
-        try:
-            for writer in used:
-                writer._end(ended)
-            path = next((writer._path for writer in used if writer._path is not None), None)
-            played = [seen for writer in used for seen in writer._seen]
-            results = [result for writer in used for result in writer.results]
-            run = RunPage(type(trainer.lightning_module).__name__, results, played, _about(trainer))
-            schedule = png_of(draw_schedule(played[0])) if ended and played and can_draw() else None
-            path = write_page(used[-1]._root, page_of_run(run, schedule), path)
-            if ended:
-                said = "".join(f" {hindsight(seen).shown[0]}" for seen in played[:1])
-                rank_zero_info(f"The page of this run is {path}.{said}")
-        except Exception as error:
-            path = None
-            rank_zero_warn(f"The page of this run could not be written ({error}).")
+        if used and not any(writer._has_failed for writer in used):
+            try:
+                PageWriter._write(trainer, used, ended)
+            except Exception as error:
+                for writer in used:
+                    writer._has_failed, writer.played = True, None
+                rank_zero_warn(f"The page of this run could not be written ({error}).")
         for writer in used:
-            writer.is_due, writer._path = False, path
+            writer.is_due, writer.is_open = False, writer.is_open and not ended
             writer.played = None if ended else writer.played
+
+    @staticmethod
+    def _write(trainer: pl.Trainer, used: "Sequence[PageWriter]", ended: str) -> None:
+        for writer in used:
+            writer._end(ended)
+        path = next((writer._path for writer in used if writer._path is not None), None)
+        played = [seen for writer in used for seen in writer._seen]
+        results = [result for writer in used for result in writer.results]
+        run = RunPage(type(trainer.lightning_module).__name__, results, played, _about(trainer))
+        schedule = png_of(draw_schedule(played[0])) if ended and played and can_draw() else None
+        path = write_page(used[-1]._root, page_of_run(run, schedule), path)
+        for writer in used:
+            writer._path = path
+        if ended:
+            said = f" {summary(run)}" if played else ""
+            rank_zero_info(f"The page of this run is {path}.{said}")
 
 
 def write_page_of(saved: Saved, name: str) -> None:

@@ -4,7 +4,7 @@ Pure: a page is made of what ``result.json`` says, and so it is the same for a r
 last year.
 """
 
-from pl_onecycle.page.document import RunPage, page_of_run, page_of_runs
+from pl_onecycle.page.document import RunPage, page_of_run, page_of_runs, summary
 from pl_onecycle.page.hindsight import Hindsight, hindsight
 from pl_onecycle.page.played import Plan, Played, planned
 from pl_onecycle.page.results import NoResult, Result, read_results, results_in
@@ -24,4 +24,5 @@ __all__ = [
     "planned",
     "read_results",
     "results_in",
+    "summary",
 ]

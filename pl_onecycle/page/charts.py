@@ -66,8 +66,8 @@ def sweep_chart(result: Result) -> Chart:
         for k, it in enumerate(result.coarse)
         if it != curve
     ]
-    measured = {"mode": "markers", "marker": {"color": "@grey", "size": 5}}
-    data.append(trace(lr, curve.finite_loss, "measured") | measured)
+    measured: dict[str, Any] = {"mode": "markers", "marker": {"color": "@grey", "size": 5}}
+    data.append(trace(lr, curve.finite_loss, "measured", {}, **measured))
     data.append(trace(lr, smoothed, "smoothed", {"color": "@blue", "width": 3}))
     shapes: list[dict[str, Any]] = []
     if result.trough is not None:

@@ -78,6 +78,11 @@ def page_of_run(run: RunPage, schedule: bytes | None = None) -> str:
     return page.html()
 
 
+def summary(run: RunPage) -> str:
+    """Return what a run showed, in a sentence: the first one of its page."""
+    return hindsight(run.played[0], _test_of(run)).shown[0] if run.played else ""
+
+
 def page_of_runs(runs: Mapping[str, Sequence[Result]], pictures: Mapping[str, bytes]) -> str:
     """Return one page that overlays several runs.
 

@@ -73,14 +73,7 @@ def write_picture(folder: str, name: str, figure: Figure) -> bytes:
         OSError: It cannot be written.
     """
     content = png_of(figure)
-    files, path = fsspec.core.url_to_fs(f"{folder}/{name}.png")
-    try:
-        with files.open(path, "wb") as handle:
-            handle.write(content)
-    except OSError:
-        with suppress(OSError):  # half a picture is worse than none
-            files.rm(path)
-        raise
+    _write_whole(f"{folder}/{name}.png", content)
     return content
 
 
@@ -104,9 +97,19 @@ def write_page(root: str, page: str, path: str | None = None) -> str:
         new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
         path = f"{root.rstrip('/')}/{new}"
     files.makedirs(base, exist_ok=True)
-    with files.open(fsspec.core.url_to_fs(path)[1], "wb") as handle:
-        handle.write(page.encode())
+    _write_whole(path, page.encode())
     return path
+
+
+def _write_whole(where: str, content: bytes) -> None:
+    files, path = fsspec.core.url_to_fs(where)
+    try:
+        with files.open(path, "wb") as handle:
+            handle.write(content)
+    except OSError:
+        with suppress(OSError):  # half a picture or page is worse than none
+            files.rm(path)
+        raise
 
 
 def curve_table(curve: LossCurve) -> Table:
