@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,6 @@ def test_a_value_that_is_only_suggested_is_not_applied() -> None:
 
 
 def test_results_come_in_the_order_in_which_they_were_made(tmp_path: Path) -> None:
-    import os
-
     for k, name in enumerate(["b", "a"]):
         (tmp_path / name).mkdir()
         (file := tmp_path / name / "result.json").write_text(json.dumps(made.refused().result))
