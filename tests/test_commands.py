@@ -1,6 +1,7 @@
 """``pl-onecycle report`` and ``pl-onecycle plot`` show what runs have saved, and say in a sentence what is wrong."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,8 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
 
 
 def test_without_matplotlib_a_report_has_no_picture_and_plot_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(commands, "can_draw", lambda: False)
     run_command(["report", str(made.good().root)])
     assert "<img" not in Path("report.html").read_text()

@@ -166,19 +166,19 @@ def _survived(played: Played, loss: Array, end: tuple[str, ...], exploded: int |
         return Hindsight("short", (shown, *end))
     at = int(np.searchsorted(np.asarray(played.steps), peak_step))
     there = _level(loss[max(at - width // 2, 0) : at + width // 2 + 1])
-    at_peak = f"{start:.3g} at the start, {there:.3g} at the peak, {final:.3g} at the end"
-    shown = (f"The training loss survived the peak of {peak:.3g} at step {peak_step}: {at_peak}.", *end)
+    levels = f"{start:.3g} at the start, {there:.3g} at the peak, {final:.3g} at the end"
+    said = (f"The training loss survived the peak of {peak:.3g} at step {peak_step}: {levels}.", *end)
     if _is_constant(played):
-        shown = (f"The training loss went from {start:.3g} to {final:.3g} with a constant lr of {peak:.3g}.", *end)
+        said = (f"The training loss went from {start:.3g} to {final:.3g} with a constant lr of {peak:.3g}.", *end)
     advice: tuple[str, ...] = ()
     if exploded is not None:
         step, lr = played.steps[exploded], played.lr[exploded]
-        shown += (f"It rose sharply at step {step}, with lr {lr:.3g}, and recovered.",)
+        said += (f"It rose sharply at step {step}, with lr {lr:.3g}, and recovered.",)
         advice += (f"The peak is near the limit: a max_lr of {peak / 2:.2g} may end lower.",)
     risen = _rise_of_validation(played, loss)
     if risen:
-        return Hindsight("overfitted", (*shown, risen), (*advice, *_AGAINST_OVERFITTING))
-    return Hindsight("survived", shown, advice)
+        return Hindsight("overfitted", (*said, risen), (*advice, *_AGAINST_OVERFITTING))
+    return Hindsight("survived", said, advice)
 
 
 _AGAINST_OVERFITTING = (

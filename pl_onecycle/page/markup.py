@@ -208,7 +208,7 @@ def repeat(results: Sequence[Result], about: Mapping[str, Any]) -> str:
         arguments = ", ".join(f"{name}={found[name]!r}" for name in known)
         code = f"Trainer(callbacks=[OneCycleSettings({arguments})])"
         content += f"<p>To train with these values without a search:</p><pre><code>{escape(code)}</code></pre>"
-    versions = next((it.content["versions"] for it in results if it.content.get("versions")), {})
+    versions: Mapping[str, Any] = next((it.content["versions"] for it in results if it.content.get("versions")), {})
     rows = [*about.items(), *versions.items()]
     return content + (table("Run and versions", ("what", "value"), rows) if rows else "")
 

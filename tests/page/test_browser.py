@@ -94,7 +94,7 @@ def test_a_page_draws_each_picture_without_an_error_or_a_request(name: str, brow
     assert errors(browser) == []
     assert requested(browser) == {page.as_uri()}
     charts = browser.find_elements("css selector", ".chart > div")
-    drawn = browser.find_elements("css selector", ".chart .main-svg .plot .trace")
+    drawn = browser.find_elements("css selector", ".chart .cartesianlayer .trace")
     assert len(charts) == {"good": 4, "refused": 3, "diverged": 3}[name]
     assert len(drawn) > len(charts)
     assert not any(image.is_displayed() for image in browser.find_elements("css selector", "img.static"))

@@ -80,7 +80,7 @@ def test_a_loss_that_never_falls_is_not_blamed_on_the_lr() -> None:
 
 
 def test_validation_that_rises_while_training_falls_asks_for_more_weight_decay() -> None:
-    validated = {"val_steps": [40, 80, 120, 160, 200], "val_loss": [1.5, 1.0, 0.9, 1.1, 1.3]}
+    validated: dict[str, Any] = {"val_steps": [40, 80, 120, 160, 200], "val_loss": [1.5, 1.0, 0.9, 1.1, 1.3]}
     seen = hindsight(run(falls, **validated))
     assert seen.verdict == "overfitted"
     assert "lowest, 0.9, after step 120, and rose to 1.3" in seen.shown[-1]
