@@ -32,6 +32,9 @@ from pl_onecycle.page.results import Result
 
 # Pictures of a run with a search in each of many epochs must not make its page larger than 5 MB.
 MOST_PICTURES = 2_000_000  # bytes
+_STATIC = (
+    "The pictures are static, as plotly is not installed: pip install 'pl-onecycle[page]' lets the mouse read them."
+)
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,7 @@ class _Page:
 
     def html(self) -> str:
         library = _library()
+        note = f'<p class="files">{escape(_STATIC)}</p>' if self._charts and not library else ""
         scripts = ""
         if library and self._charts:
             shown = [{"data": chart.data, "layout": chart.layout} for chart in self._charts]
@@ -164,7 +168,7 @@ class _Page:
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
             f"<title>{escape(self._title)}</title><style>{_own('page.css')}</style></head>"
-            f"<body><main><h1>{escape(self._title)}</h1>{''.join(self._body)}</main>{scripts}</body></html>\n"
+            f"<body><main><h1>{escape(self._title)}</h1>{note}{''.join(self._body)}</main>{scripts}</body></html>\n"
         )
 
 

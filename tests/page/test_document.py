@@ -83,6 +83,7 @@ def test_without_plotly_a_page_has_numbers_and_pictures_only(monkeypatch: pytest
     page = Page(text)
     assert "script" not in [tag for tag, _ in page.tags]
     assert "img" in [tag for tag, _ in page.tags]
+    assert "pip install &#x27;pl-onecycle[page]&#x27;" in text
     assert page.found["lr"] == str(result.value)
     assert len(text) < 200_000
 
@@ -95,6 +96,10 @@ def test_names_and_reasons_are_text_and_no_markup() -> None:
     text = page_of_run(RunPage(evil, [replace(result, content=content)], [played], {evil: evil}))
     assert evil not in text
     assert "alert(1)" in text
+
+
+def test_with_plotly_a_page_says_nothing_of_it() -> None:
+    assert "pip install" not in made.good().page.read_text().split("<script")[0]
 
 
 def test_pictures_of_many_searches_keep_a_page_below_five_megabytes() -> None:
