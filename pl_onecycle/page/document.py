@@ -32,9 +32,7 @@ from pl_onecycle.page.results import Result
 
 # Pictures of a run with a search in each of many epochs must not make its page larger than 5 MB.
 MOST_PICTURES = 2_000_000  # bytes
-_STATIC = (
-    "The pictures are static, as plotly is not installed: pip install 'pl-onecycle[page]' lets the mouse read them."
-)
+_STATIC = "The pictures are static, as plotly is not installed: pip install 'pl-onecycle[page]' makes them interactive."
 
 
 @dataclass(frozen=True)
