@@ -26,6 +26,7 @@ from pl_onecycle._lightning import (
     rank_zero_warn,
 )
 from pl_onecycle.checks import expect
+from pl_onecycle.commands import run_command
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.settings_callback import OneCycleSettings
@@ -235,7 +236,11 @@ def main() -> None:
     """Run ``pl-onecycle`` for any model and data class by import path, also from the working directory.
 
     pl-onecycle tune --model my_package.Net --data my_package.Data
+
+    ``pl-onecycle report`` and ``pl-onecycle plot`` show results that are there already.
     """
+    if run_command(sys.argv[1:]):
+        return
     sys.path.insert(0, os.getcwd())  # for a console script the first entry is its own directory
     purpose = PURPOSE.format(options="--model my_package.Net --data my_package.Data")
     OneCycleCLI(parser_kwargs={"description": purpose, "version": version("pl-onecycle")})

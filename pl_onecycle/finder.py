@@ -18,12 +18,13 @@ from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
+from pl_onecycle.page_writer import PageWriter
 from pl_onecycle.pictures import Drawable, card, draw
 from pl_onecycle.report import Advance, Loggers, Report, Saved, progress_bar, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.search_cost import SearchCost
-from pl_onecycle.sentences import change, duration, factor, short
+from pl_onecycle.sentences import change, duration, factor, in_a_line, short
 
 
 class Answer(Protocol):
@@ -59,7 +60,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
         milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
-        report: False writes no files, and logs no curves and no picture.
+        report: False writes no files, logs no curves and no picture, and does not record the run for its page.
 
     Attributes:
         before: After a run, the value that training had before it.
@@ -95,6 +96,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
         self._saved: list[Saved] = []  # the reports of this fit that are not shown in full
+        self._page = PageWriter()
         self._attributes: dict[str, float] = {}  # of the module, as the result has set them
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
@@ -195,6 +197,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._forget()
         self.answer = self.before = self.seconds = self._pace = self._search_epoch = None
         self._attributes = {}
+        self._page = PageWriter()
 
     # ---------------------------------------------------------------------------------------- the find line
     def check(self, trainer: pl.Trainer) -> None:
@@ -268,6 +271,9 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Return the contents of the report other than the curves."""
         found = self.suggestion
         return {
+            "title": self.title,
+            "value_name": self.value_name,
+            "before": self.before,
             "suggestion": None if found is None else found.to_dict(),
             "refusal": self.why if found is None else None,
             "seconds": self.seconds,
@@ -281,7 +287,12 @@ class Finder(pl.Callback, Generic[Found], ABC):
         root = run_directory(run.trainer)
         if not run.trainer.is_global_zero:
             return Saved()
-        return save(self._make_report(run, changed), root, run.trainer.loggers, failed)
+        saved = save(self._make_report(run, changed), root, run.trainer.loggers, failed)
+        if saved.folder is not None:
+            self._page.add(root, saved)
+            if self in run.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+                self._page.record(run, self._pages(run.trainer))
+        return saved
 
     def _log_found(self, trainer: pl.Trainer, epoch: int | None) -> frozenset[int]:
         """Log the values that are used as hyperparameters; return the indices of the loggers that have failed."""
@@ -305,9 +316,19 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """The name of the value for loggers and other callbacks."""
         return f"{self.result_name}_{self.optimizer}" if self.optimizer else self.result_name
 
+    def _pages(self, trainer: pl.Trainer) -> list[PageWriter]:
+        """Return the parts of all finders in the page of the run."""
+        return [finder._page for finder in dict.fromkeys([*finders(trainer), self])]
+
     def _draw(self, trainer: pl.Trainer) -> None:
-        """Draw what has not been drawn, as nobody should wait for it before the first batch."""
-        self._saved = [saved.draw(trainer.loggers) for saved in self._saved]
+        """Draw what no finder has drawn yet, as nobody should wait for it before the first batch."""
+        due = [finder for finder in dict.fromkeys([*finders(trainer), self]) if finder._page.is_due]
+        for finder in due:
+            finder._saved = [saved.draw(trainer.loggers) for saved in finder._saved]
+            if finder._saved:
+                finder._page.add_pictures(finder._saved[-1].drawn)
+        if due:
+            PageWriter.write(trainer, self._pages(trainer))
 
     def _show_rest(self, trainer: pl.Trainer) -> None:
         """Show what has not been shown."""
@@ -315,6 +336,22 @@ class Finder(pl.Callback, Generic[Found], ABC):
         for saved in self._saved:
             saved.end(trainer.loggers)
         self._saved = []
+
+    def _end(self, trainer: pl.Trainer, ended: str) -> None:
+        """Show the rest at the end of a fit; the first finder whose hook is called writes the page for all."""
+        self._show_rest(trainer)
+        pages = self._pages(trainer)
+        if any(page.is_open for page in pages):
+            PageWriter.write(trainer, pages, ended)
+
+    def _continue_page(self, trainer: pl.Trainer) -> None:
+        """Begin or continue the page of a run whose search was in an earlier fit; all processes must call it."""
+        root = run_directory(trainer)
+        if not trainer.is_global_zero or self.answer is None:
+            return
+        if not self._page.results:
+            self._page.add_earlier(root, self.facts())
+        self._page.record(RunOptimizer(trainer, self.optimizer), self._pages(trainer))
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -335,6 +372,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.report and self._search_epoch is not None:
+            self._continue_page(trainer)
         if self._is_resumed and self._search_epoch is not None:  # resumed within an epoch, so none starts
             self._reached_start = True
             self._skip(trainer, f"as this run was tested in epoch {self._search_epoch}")
@@ -361,16 +400,33 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if any(saved.pictures for saved in self._saved):
+        if self._page.is_due:
             self._draw(trainer)
 
     @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        if self._page.played is not None:
+            self._page.note("add_backward", loss)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._page.played is not None:
+            self._page.note("begin_step", optimizer)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._page.played is not None and not trainer.sanity_checking:
+            self._page.note("add_validation")
+
+    @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._show_rest(trainer)
+        self._end(trainer, in_a_line(exception))
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._show_rest(trainer)
+        self._end(trainer, "completed")
         if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 

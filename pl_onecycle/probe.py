@@ -286,16 +286,16 @@ class Probe(Finder[Choice]):
 
     @override
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "share_of_steps_saved": self.saved}
+        curves = {series: curve.to_dict() for series, curve in self.labelled().items()}
+        return {**super().facts(), "share_of_steps_saved": self.saved, "curves": curves}
 
     @override
     def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
         name, curves = f"{self.value_name}_probe", self.labelled()
-        plain = {series: curve.to_dict() for series, curve in curves.items()}
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curves": plain},
+            facts={**self.facts(), "changed": changed},
             tables={"curves.csv": partial(curves_table, curves)},
             figures={name: partial(draw, self.picture())},
             candidates=curves,

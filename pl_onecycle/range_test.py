@@ -394,6 +394,7 @@ class LRRangeTest(Finder[Suggestion]):
             "steps": self.steps,
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
+            "curve": None if self.curve is None else self.curve.to_dict(),
         }
 
     @override
@@ -404,7 +405,7 @@ class LRRangeTest(Finder[Suggestion]):
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
+            facts={**self.facts(), "changed": changed},
             tables={"curve.csv": partial(curve_table, self.curve)},
             figures={name: partial(draw, self.picture(planned=None if cycle is None else cycle.policy))},
             sweeps={"": self.curve},

@@ -19,6 +19,7 @@ from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_of, set_attributes
+from pl_onecycle.page_writer import write_page_of
 from pl_onecycle.pictures import SchedulePicture, SweepPicture, TuningPicture, draw
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
@@ -284,8 +285,8 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     )
     # Others would begin a run, which trains nothing.
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    saved = save(report, root, loggers)
-    saved.draw(loggers)
+    saved = save(report, root, loggers).draw(loggers)
+    write_page_of(saved, f"Tuning of {result.tuned_for}")
     return saved.folder
 
 

@@ -246,6 +246,7 @@ ONE_FAULT = (
 
 
 @pytest.mark.filterwarnings("ignore:LR range test. the (report|picture) could not be (written|drawn).*")
+@pytest.mark.filterwarnings("ignore:The page of this run could not be written.*")
 @pytest.mark.parametrize("at", [0, 13])
 @pytest.mark.parametrize(
     ("name", "fault"),
