@@ -49,7 +49,7 @@ def test_plot_draws_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFix
         run_command(["plot", *files[:count], "-o", str(tmp_path / f"{count}.png")])
         widths.append(imread(tmp_path / f"{count}.png").shape[1])
     assert capsys.readouterr().out.split() == [str(tmp_path / f"{count}.png") for count in (1, 2, 3)]
-    assert widths == [720, 1320, 1980]  # 5.5 inches a panel at 120 dots, 6 for a single one
+    assert widths == [672, 1248, 1872]  # 5.2 inches a panel at 120 dots, 5.6 for a single one
 
 
 def test_plot_writes_to_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +99,7 @@ def test_an_output_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
 
 def test_without_matplotlib_a_report_has_no_picture_and_plot_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "pl_onecycle.pictures.figure", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(commands, "can_draw", lambda: False)
     run_command(["report", str(made.good().root)])
