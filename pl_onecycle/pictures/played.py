@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from pl_onecycle.pictures.shown import Played
 
+# A loss this many times the range of nine in ten losses above it counts as that high, or it would squash the rest.
+SPIKE = 3
+
 
 @dataclass(frozen=True)
 class PlayedPicture:
@@ -53,7 +56,9 @@ def _draw_loss(ax: Axes, played: Played) -> None:
     loss = np.asarray(played.loss, dtype=np.float64)
     known = np.isfinite(loss)
     if known.any():
-        draw_losses(ax, np.asarray(played.steps)[known], loss[known], running_mean(loss[known], 0.01))
+        low, high = np.quantile(loss[known], (0.05, 0.95))
+        smoothed = running_mean(np.minimum(loss[known], high + SPIKE * (high - low)), 0.01)
+        draw_losses(ax, np.asarray(played.steps)[known], loss[known], smoothed)
         bottom, top = ax.get_ylim()
         near = [loss for loss in played.val_loss if 2 * bottom - top <= loss <= 2 * top - bottom]
         ax.set_ylim(min([bottom, *near]), max([top, *near]))
