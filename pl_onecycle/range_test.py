@@ -141,6 +141,7 @@ class LRRangeTest(Finder[Suggestion]):
     curve: LossCurve | None
     coarse: list[LossCurve]
     cycles: dict[float, LossCurve]
+    steps: int
 
     def __init__(
         self,
@@ -257,7 +258,8 @@ class LRRangeTest(Finder[Suggestion]):
     @property
     def _most_steps(self) -> int:
         """Largest number of optimizer steps of the whole test."""
-        return self._budget + self._cycle_count * self.verify_steps
+        most: int = self._budget + self._cycle_count * self.verify_steps
+        return most
 
     @property
     def _is_adaptive(self) -> bool:

@@ -20,7 +20,7 @@ def announced(caplog: pytest.LogCaptureFixture, *callbacks: pl.Callback, **argum
     return [said for said in caplog.messages if ": at most " in said]
 
 
-FAST = {"num_steps": 10, "report": False}
+FAST: dict[str, Any] = {"num_steps": 10, "report": False}
 
 
 @pytest.mark.parametrize(

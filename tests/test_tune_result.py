@@ -170,7 +170,8 @@ class ZMQInteractiveShell:
 
 
 def test_a_notebook_shows_the_table_and_str_is_the_same_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    html, shown = RESULT._repr_mimebundle_((), ())["text/html"], str(RESULT)
+    table: Any = RESULT
+    html, shown = table._repr_mimebundle_((), ())["text/html"], str(RESULT)
     assert all(word in html for word in ("Tuned Net", "max_lr", "0.125", "smith: the loss rose", "│"))
     monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
     assert str(RESULT) == shown != ""

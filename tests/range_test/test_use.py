@@ -187,8 +187,8 @@ def test_the_lr_of_one_optimizer_is_found_and_the_other_is_left_alone(
     assert module.lr == 0.01  # whose of the two would it be
     groups = ["1 group", "2 groups"][index]
     schedule = [", StepLR", ", OneCycleScheduler"][index] if scheduled else ""
-    found = f"{test.suggestion.lr:.3g}{factor(top, test.suggestion.lr)}"
-    said = [f"LR range test: max_lr {top} → {found} for SGD, {groups}{schedule}"]
+    new = f"{test.suggestion.lr:.3g}{factor(top, test.suggestion.lr)}"
+    said = [f"LR range test: max_lr {top} → {new} for SGD, {groups}{schedule}"]
     if not scheduled:
         said += ["  held constant, as SGD has no scheduler: `configure_one_cycle(self, optimizer)` makes it one cycle"]
     assert line(caplog).splitlines()[:-1] == [*said, f"  trough: {test.suggestion.reason}"]
