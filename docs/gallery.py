@@ -68,7 +68,8 @@ class OtherParameters(ConvNet):
         self.unused = nn.Linear(64, 10)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return super().training_step(batch, batch_idx) + 0 * self.unused(batch[0].flatten(1)).sum()
+        nothing: Tensor = 0 * self.unused(batch[0].flatten(1)).sum()
+        return super().training_step(batch, batch_idx) + nothing
 
     def configure_optimizers(self) -> Any:
         return configure_one_cycle(self, torch.optim.SGD(self.unused.parameters(), lr=self.lr, momentum=0.9))

@@ -82,6 +82,7 @@ def test_the_change_that_the_readme_shows_trains_with_the_found_learning_rate(na
 
 # -------------------------------------------------------------------------------------- command lines
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*will be overridden by")  # `--optimizer` in place of the module's own
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "bash")])
 def test_the_commands_of_a_page_run_or_are_known(
     page: str, namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch
