@@ -26,7 +26,9 @@ exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 # ---------------------------------------------------------------------------------------------- look
 html_theme = "furo"
 html_title = "pl_onecycle"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["docs.css"]
+pygments_style = "default"  # red and green lines in a diff
 html_show_sphinx = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
