@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from pl_onecycle import LRRangeTest, OneCycleTuner, TuneResult, WeightDecayProbe
 from pl_onecycle.trial.isolation import isolated
+from pl_onecycle.trial.memory import slots
 from tests.faults import FAULTS, Broken, fails, in_hook
 from tests.fits import data
 from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, plain, shape_of
@@ -393,6 +394,7 @@ class Moments:
 
     def __enter__(self) -> "Moments":
         self.tracer = sys.gettrace()
+        slots.cache_clear()  # its lines run in each trial, and not only in the first
         sys.settrace(self.on_call)
         return self
 
