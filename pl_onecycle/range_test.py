@@ -34,7 +34,7 @@ from pl_onecycle.curves import (
 from pl_onecycle.finder import Finder
 from pl_onecycle.pictures import SchedulePicture, SweepPicture, draw
 from pl_onecycle.policy import HeldPolicy, Policy, RangeTestPolicy, SweepMode
-from pl_onecycle.report import Advance, Report, curve_table, progress_bar
+from pl_onecycle.report import Advance, Report, curve_table
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import Checkups, run_trial
 
@@ -54,8 +54,10 @@ class LRRangeTest(Finder[Suggestion]):
 
     Sweeps the learning rate over a few isolated training steps, reads a ``max_lr`` off the loss curve and makes it the
     peak of the optimizer's schedule, whatever its kind. By default the test takes at most 150 optimizer steps: a coarse
-    sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. ``verify``
-    adds short cycles at several lrs around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
+    sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. Where noise
+    hides the fall of the loss, as with very small batches, each sweep gets a control: the same batches at an lr near 0,
+    whose losses are subtracted, 300 steps in all at most; the log says so. ``verify`` adds short cycles at several lrs
+    around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
     its end, as losses are fetched in chunks; their losses are not used. An exception that only too large an lr causes
     ends a sweep as diverged; to find that out, its batches are repeated twice. If the curve supports no suggestion, the
     test logs the reason and training continues with the user's own lr.
@@ -83,8 +85,8 @@ class LRRangeTest(Finder[Suggestion]):
         min_lr: Learning rate at the start of the sweep, > 0.
         max_lr: Learning rate at its end, > ``min_lr``. Without ``num_steps`` this range is only the first to be tried;
             the sweep extends it on either side if the loss requires it.
-        num_steps: None for as many steps as the curve needs, at most 150; a number for one sweep over exactly this
-            range in that number of optimizer steps, >= 2. A shorter loader starts over.
+        num_steps: None for as many steps as the curve needs, at most 150, or 300 with controls; a number for one sweep
+            over exactly this range in that number of optimizer steps, >= 2. A shorter loader starts over.
         mode: ``"exponential"``, ``"linear"`` or ``"staircase"``, see `RangeTestPolicy`; the last two take 100 steps
             if ``num_steps`` is None.
         num_stairs: Number of stairs in ``"staircase"`` mode.
@@ -146,6 +148,7 @@ class LRRangeTest(Finder[Suggestion]):
     curve: LossCurve | None
     coarse: list[LossCurve]
     cycles: dict[float, LossCurve]
+    steps: int
 
     def __init__(
         self,
@@ -247,17 +250,23 @@ class LRRangeTest(Finder[Suggestion]):
 
     @override
     def _search(self, run: RunOptimizer) -> Suggestion | Refusal:
-        count = CYCLES if self.verify is True else int(self.verify)
-        most = self._budget + count * self.verify_steps
-        if count:
-            total = f"{self._budget} + {count} x {self.verify_steps} = {most}"
-            rank_zero_info(f"{self.title}: at most {total} optimizer steps.")
-        with progress_bar(run.trainer, most, self.title) as advance:
+        with self._progress(run, self._most_steps) as advance:
             answer = self._sweep(run, advance)
             self._sweep_steps = self.steps
-            if isinstance(answer, Suggestion) and count:
-                answer = self._verify(run, answer, count, advance)
+            if isinstance(answer, Suggestion) and self._cycle_count:
+                answer = self._verify(run, answer, self._cycle_count, advance)
         return answer
+
+    @property
+    def _cycle_count(self) -> int:
+        """Number of short cycles that verify the suggestion."""
+        return CYCLES if self.verify is True else int(self.verify)
+
+    @property
+    def _most_steps(self) -> int:
+        """Largest number of optimizer steps of the whole test."""
+        most: int = self._budget + self._cycle_count * self.verify_steps
+        return most
 
     @property
     def _is_adaptive(self) -> bool:
@@ -293,8 +302,8 @@ class LRRangeTest(Finder[Suggestion]):
         """Return a curve with the losses of the same batches at an lr so low that the weights do not change."""
         if not self._is_controlled:
             rank_zero_info(
-                f"{self.title}: noise hides the fall of the loss, so that the sweeps are compared with others at an lr"
-                f" near 0, {CONTROLLED_BUDGET} optimizer steps at most instead of {BUDGET}."
+                f"{self.title}: noise hides the fall of the loss, so the same batches are trained at an lr near 0 as well,"
+                f" at most {CONTROLLED_BUDGET} steps instead of {BUDGET}"
             )
         held = HeldPolicy(min(curve.lr) * CONTROL_LR, len(curve))
         control = self._try(run, held, advance, None, None)
@@ -363,7 +372,33 @@ class LRRangeTest(Finder[Suggestion]):
     def _label_in(self, run: RunOptimizer) -> str:
         return "base lr" if run.doubt else super()._label_in(run)
 
+    @override
+    def _advice(self, run: RunOptimizer) -> list[str]:
+        if run.schedulers:
+            return []
+        name = type(run.optimizer).__name__
+        return [f"held constant, as {name} has no scheduler: `configure_one_cycle(self, optimizer)` makes it one cycle"]
+
     # ------------------------------------------------------------------------------------------- show
+    @override
+    def _cost(self, run: RunOptimizer) -> str:
+        cycles = f"{self._budget} + {self._cycle_count} × {self.verify_steps}" if self._cycle_count else ""
+        return self._cost_of(run, self._most_steps, cycles)
+
+    @override
+    def _steps_taken(self) -> int:
+        return self.steps
+
+    @override
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        return self.monitor != TRAIN_LOSS or self._cycle_count > 0
+
+    @property
+    @override
+    def interval(self) -> tuple[float, float] | None:
+        found = self.suggestion
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
+
     @property
     @override
     def why(self) -> str:
@@ -390,6 +425,7 @@ class LRRangeTest(Finder[Suggestion]):
             "steps": self.steps,
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
+            "curve": None if self.curve is None else self.curve.to_dict(),
         }
 
     @override
@@ -400,7 +436,7 @@ class LRRangeTest(Finder[Suggestion]):
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
+            facts={**self.facts(), "changed": changed},
             tables={"curve.csv": partial(curve_table, self.curve)},
             figures={name: partial(draw, self.picture(planned=None if cycle is None else cycle.policy))},
             sweeps={"": self.curve},
