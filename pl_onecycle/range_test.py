@@ -302,7 +302,7 @@ class LRRangeTest(Finder[Suggestion]):
         """Return a curve with the losses of the same batches at an lr so low that the weights do not change."""
         if not self._is_controlled:
             rank_zero_info(
-                f"{self.title}: noise hides the fall of the loss, so the same batches are trained at an lr near 0 as well,"
+                f"{self.title}: noise hides the fall of the loss, so the same batches are trained at an lr near 0, too,"
                 f" at most {CONTROLLED_BUDGET} steps instead of {BUDGET}"
             )
         held = HeldPolicy(min(curve.lr) * CONTROL_LR, len(curve))
