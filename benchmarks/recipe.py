@@ -97,9 +97,10 @@ def measure(folder: str | None, length: int, seeds: int, names: Sequence[str], n
     budget = length * task.steps + TEST_STEPS
     measured = dict[str, Any]()
     for recipe in [it for it in named(names) if it.missing() is None]:
-        runs = [_run(task, recipe, budget, seed) for seed in range(seeds)]
-        done = [run for run in runs if run is not None]
-        if len(done) == len(runs):
+        runs = (_run(task, recipe, budget, seed) for seed in range(seeds))
+        # A search that is too long for the first seed is not tried with others.
+        done = [run for run in itertools.takewhile(lambda run: run is not None, runs) if run is not None]
+        if len(done) == seeds:
             scores = [float(f"{run['score']:.6g}") for run in done]
             measured[recipe.name] = {"score": scores, "steps": [run["steps"] for run in done]}
     return measured

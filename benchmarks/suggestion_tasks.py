@@ -518,4 +518,4 @@ _PAIRS = [
          _with_new_head, MOMENTUM, partial(_turned_digits, 400)),
 ]
 # fmt: on
-TASKS = [replace(task, half="AB"[k % 2]) for k, task in enumerate(_PAIRS)]
+TASKS = [replace(task, half="B" if k % 2 else "A") for k, task in enumerate(_PAIRS)]

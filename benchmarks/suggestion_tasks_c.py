@@ -107,8 +107,8 @@ def _inverted_digits(num_train: int, noise: float) -> Data:
 # ------------------------------------------------------------------------------------------- models
 def _zero_headed(*sizes: int) -> nn.Module:
     model = mlp(*sizes, activation=nn.Tanh)
-    nn.init.zeros_(model[-1].weight)  # the targets are tiny
-    nn.init.zeros_(model[-1].bias)
+    nn.init.zeros_(model[-1].weight)  # type: ignore[arg-type]  # the targets are tiny
+    nn.init.zeros_(model[-1].bias)  # type: ignore[arg-type]
     return model
 
 
