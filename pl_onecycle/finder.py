@@ -216,7 +216,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.seconds = time.monotonic() - started
         self._pace = self.seconds / steps if (steps := self._steps_taken()) else None
         outcome, changed = self._apply_answer(run, self.before)
-        self._draw(trainer)
+        if self._page.is_due:  # the last search of this finder has not been drawn
+            self._draw(trainer)
         saved = self._save(run, changed) if saves else Saved()
         self._saved.append(saved)
         how = f"{self._description(run)}, {duration(self.seconds)}{saved}"
@@ -236,8 +237,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
         # A place is named or counted; what else there is to say is a sentence.
         places = [it for it in changed if " " not in it or it[0].isdigit()]
         notes = [it for it in changed if it not in places]
-        change = "stays" if value == before else f"{short(before)} →"
-        found = f"{self._label_in(run)} {change} {short(value)}{factor(before, value)}"
+        from_what = "stays" if value == before else f"{short(before)} →"
+        found = f"{self._label_in(run)} {from_what} {short(value)}{factor(before, value)}"
         return [f"{found} {self._where(run, places)}", *notes, *self._advice(run)], changed
 
     def _where(self, run: RunOptimizer, places: list[str]) -> str:
@@ -299,7 +300,7 @@ class Finder(pl.Callback, Generic[Found], ABC):
         if self.used is None or not trainer.is_global_zero:
             return frozenset()
         found: dict[str, Any] = {}
-        for finder in [*finders(trainer), self]:  # all, as most loggers replace the whole group
+        for finder in self._all(trainer):  # as most loggers replace the whole group
             found |= finder._found
         loggers = Loggers(trainer.loggers, self.title)
         loggers.log_found(f"one_cycle_epoch_{epoch}" if epoch else "one_cycle", plain(found))
@@ -316,13 +317,17 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """The name of the value for loggers and other callbacks."""
         return f"{self.result_name}_{self.optimizer}" if self.optimizer else self.result_name
 
+    def _all(self, trainer: pl.Trainer) -> list["Finder[Any]"]:
+        """Return the Trainer's finders, and this one even if it is none of them."""
+        return list(dict.fromkeys([*finders(trainer), self]))
+
     def _pages(self, trainer: pl.Trainer) -> list[PageWriter]:
         """Return the parts of all finders in the page of the run."""
-        return [finder._page for finder in dict.fromkeys([*finders(trainer), self])]
+        return [finder._page for finder in self._all(trainer)]
 
     def _draw(self, trainer: pl.Trainer) -> None:
         """Draw what no finder has drawn yet, as nobody should wait for it before the first batch."""
-        due = [finder for finder in dict.fromkeys([*finders(trainer), self]) if finder._page.is_due]
+        due = [finder for finder in self._all(trainer) if finder._page.is_due]
         for finder in due:
             finder._saved = [saved.draw(trainer.loggers) for saved in finder._saved]
             if finder._saved:

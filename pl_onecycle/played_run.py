@@ -72,8 +72,8 @@ class PlayedRun:
             self._losses.take_attempt()
             return
         if self._count % self.stride == 0:
-            group = max(optimizer.param_groups, key=_lr_of) if len(optimizer.param_groups) > 1 else None
-            group = optimizer.param_groups[0] if group is None else group
+            first, *others = optimizer.param_groups
+            group = max(optimizer.param_groups, key=_lr_of) if others else first
             self._points.append((self.done, _kept(group["lr"]), _momentum(group), self._losses.take_attempt()))
             if len(self._points) >= MOST_POINTS:
                 self._points = self._points[::2]

@@ -89,6 +89,19 @@ def test_several_finders_share_one_page(tmp_path: Path) -> None:
     assert text.count('class="hindsight"') == 1
 
 
+def test_nobody_waits_for_a_picture_or_a_page_before_the_first_batch(tmp_path: Path) -> None:
+    class Sees(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, index: int) -> None:
+            if trainer.global_step == 0:
+                self.there = sorted(path.name for path in tmp_path.rglob("*.*") if path.suffix in (".html", ".png"))
+
+    sees = Sees()
+    fit(tmp_path, WeightDecayProbe(num_steps=20), LRRangeTest(1e-4, 10.0, 40), sees)
+    assert sees.there == []
+    drawn = sorted(path.name for path in tmp_path.rglob("*.*") if path.suffix in (".html", ".png"))
+    assert drawn == ["lr_range_test.png", "report.html", "weight_decay_probe.png"]
+
+
 def test_a_second_fit_has_a_page_of_its_own(tmp_path: Path) -> None:
     test = LRRangeTest(1e-4, 10.0, 40)
     for _ in range(2):

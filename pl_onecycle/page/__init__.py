@@ -8,7 +8,6 @@ from pl_onecycle.page.document import RunPage, page_of_run, page_of_runs, summar
 from pl_onecycle.page.hindsight import Hindsight, hindsight
 from pl_onecycle.page.played import Plan, Played, planned
 from pl_onecycle.page.results import NoResult, Result, read_results, results_in
-from pl_onecycle.page.traces import axis_limits
 
 __all__ = [
     "Hindsight",
@@ -17,7 +16,6 @@ __all__ = [
     "Played",
     "Result",
     "RunPage",
-    "axis_limits",
     "hindsight",
     "page_of_run",
     "page_of_runs",

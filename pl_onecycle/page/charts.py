@@ -21,11 +21,11 @@ from pl_onecycle.page.traces import (
     legend_key,
     log_axis,
     plain,
-    running_mean,
     trace,
     trace_over_steps,
     vertical,
 )
+from pl_onecycle.pictures import running_mean
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,17 @@ def _loss_axis(title: str, *series: Sequence[float]) -> dict[str, Any]:
 
 
 def _cycles_chart(result: Result) -> Chart:
+    named = {f"lr {float(name):.3g}": curve for name, curve in _cycles(result)}
+    return _steps_chart("Short cycles that verify the suggestion", named, is_pictured=False)
+
+
+def _steps_chart(title: str, curves: Mapping[str, LossCurve], is_pictured: bool = True) -> Chart:
+    """Draw smoothed training losses over their steps, by the name of each line."""
     data = [
-        trace_over_steps(curve, f"lr {float(name):.3g}", colour_of(k) | {"width": 1.5})
-        for k, (name, curve) in enumerate(_cycles(result))
+        trace_over_steps(curve, name, colour_of(k) | {"width": 1.5}) for k, (name, curve) in enumerate(curves.items())
     ]
     layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "training loss, smoothed"}}}
-    return Chart("Short cycles that verify the suggestion", data, layout, is_pictured=False)
+    return Chart(title, data, layout, is_pictured)
 
 
 def _cycles(result: Result) -> list[tuple[str, LossCurve]]:
@@ -128,12 +133,8 @@ def overlay_chart(results: Mapping[str, Result]) -> Chart:
 
 # ------------------------------------------------------------------------------------------------ probes
 def _training_chart(result: Result) -> Chart:
-    data = [
-        trace_over_steps(curve, _named(name, curve), colour_of(k) | {"width": 1.5})
-        for k, (name, curve) in enumerate(result.candidates.items())
-    ]
-    layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "training loss, smoothed"}}}
-    return Chart(f"Training loss of each {result.value_name} tried", data, layout)
+    named = {_named(name, curve): curve for name, curve in result.candidates.items()}
+    return _steps_chart(f"Training loss of each {result.value_name} tried", named)
 
 
 def _validation_chart(result: Result) -> list[Chart]:

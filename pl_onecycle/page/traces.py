@@ -10,9 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from pl_onecycle.curves import Array, LossCurve
+from pl_onecycle.curves import LossCurve
+from pl_onecycle.pictures import running_mean
 
 # Of Okabe and Ito, which people who confuse red and green can tell apart; the page has a darker and a lighter set.
 COLOURS = ("@blue", "@orange", "@green", "@red", "@purple", "@sky", "@yellow")
@@ -56,16 +55,6 @@ def trace_over_steps(curve: LossCurve, name: str, line: Mapping[str, Any]) -> di
     """Return the smoothed training loss of a short cycle over its steps."""
     count = len(curve.finite_loss)
     return trace(range(1, count + 1), running_mean(curve.finite_loss), name, line, curve.finite_lr)
-
-
-def running_mean(loss: Array, width: float = 0.03) -> Array:
-    """Return the mean over a Gaussian window; its standard deviation is the share ``width`` of all points."""
-    sigma = max(width * len(loss), 1e-9)
-    reach = min(math.ceil(4 * sigma), len(loss))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    middle = slice(reach, reach + len(loss))
-    mean: Array = np.convolve(loss, weights)[middle] / np.convolve(np.ones(len(loss)), weights)[middle]
-    return mean
 
 
 def legend_key(name: str, colour: str, dash: str = "solid") -> dict[str, Any]:

@@ -6,7 +6,7 @@ imported only to draw.
 
 from pl_onecycle.pictures.card import card
 from pl_onecycle.pictures.drawn import Drawable, TuningPicture, draw, draw_results
-from pl_onecycle.pictures.panels import can_draw
+from pl_onecycle.pictures.panels import can_draw, running_mean
 from pl_onecycle.pictures.played import PlayedPicture
 from pl_onecycle.pictures.png import png_of
 from pl_onecycle.pictures.probe import ProbePicture
@@ -25,5 +25,6 @@ __all__ = [
     "draw",
     "draw_results",
     "png_of",
+    "running_mean",
     "steps_shown",
 ]

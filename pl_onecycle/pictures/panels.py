@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -102,7 +103,11 @@ def is_log_spaced(lr: Array) -> bool:
 
 def running_mean(loss: Array, width: float = 0.03) -> Array:
     """Return the mean over a Gaussian window; its standard deviation is the share ``width`` of all points."""
-    at = np.arange(len(loss))
-    weights = np.exp(-0.5 * ((at[:, None] - at) / max(width * len(loss), 1e-9)) ** 2)
-    mean: Array = weights @ loss / weights.sum(1)
+    if not len(loss):
+        return loss
+    sigma = max(width * len(loss), 1e-9)
+    reach = min(math.ceil(4 * sigma), len(loss))  # what lies further away does not matter
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    middle = slice(reach, reach + len(loss))
+    mean: Array = np.convolve(loss, weights)[middle] / np.convolve(np.ones(len(loss)), weights)[middle]
     return mean

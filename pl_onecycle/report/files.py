@@ -56,8 +56,7 @@ def write_folder(
     contents["result.json"] = _json_text(facts).encode()
     contents |= {file: _csv_text(rows).encode() for file, rows in tables.items()}
     files, base = fsspec.core.url_to_fs(root)
-    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
+    new = _new_name(files, base, name)
     folder = f"{base.rstrip('/')}/{new}"
     files.makedirs(folder)
     for file, content in contents.items():
@@ -93,12 +92,16 @@ def write_page(root: str, page: str, path: str | None = None) -> str:
     """
     files, base = fsspec.core.url_to_fs(root)
     if path is None:
-        names = itertools.chain(["report.html"], (f"report_{i}.html" for i in itertools.count(1)))
-        new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
-        path = f"{root.rstrip('/')}/{new}"
+        path = f"{root.rstrip('/')}/{_new_name(files, base, 'report', '.html')}"
     files.makedirs(base, exist_ok=True)
     _write_whole(path, page.encode())
     return path
+
+
+def _new_name(files: Any, base: str, stem: str, ending: str = "") -> str:
+    """Return the first of ``stem``, ``stem_1`` and so on, each with its ending, that does not exist below ``base``."""
+    names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
+    return next(f"{name}{ending}" for name in names if not files.exists(f"{base.rstrip('/')}/{name}{ending}"))
 
 
 def _write_whole(where: str, content: bytes) -> None:
