@@ -59,7 +59,7 @@ class Probe(Finder[Choice]):
 
     curve_prefix: ClassVar[str]  # of the names of curves
     accepted_words: ClassVar[tuple[str, ...]] = ()  # that the argument with the candidates accepts
-    defaults: ClassVar[tuple[float, ...]]
+    defaults: ClassVar[tuple[float, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = (
         *("num_steps", "mode", "max_lr", "min_lr", "early_stop_threshold"),
         *("val_batches", "monitor", "apply", "optimizer"),
@@ -172,18 +172,23 @@ class Probe(Finder[Choice]):
             candidates.append(before)  # so that only a value compared with it can replace it
         most = len(candidates) + len(self._neighbours(candidates[0]))
         with progress_bar(run.trainer, most * self.num_steps, self.title) as advance:
-            answer = self._try_all(run, candidates, advance)
+            self._try_each(run, candidates, advance)
+            answer = self._choose()
             if isinstance(answer, Choice) and not answer.within_noise:  # within noise a finer search is pointless
                 near = [it for it in self._neighbours(answer.value) if not self._is_near_another(it)]
-                answer = self._try_all(run, near, advance) if near else answer
+                self._try_each(run, near, advance)
+                answer = self._choose() if near else answer
         return answer
 
-    def _try_all(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> Choice | Refusal:
-        """Run a trial for each candidate, and choose one of all that have been tried."""
+    def _try_each(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> None:
+        """Run a trial for each candidate that has not been tried."""
         cycle = self._cycle(run)
         for value in candidates:
             if value not in self.curves:
                 self.curves[value] = self._try(run, self._policy(run, cycle, value), value, advance)
+
+    def _choose(self) -> Choice | Refusal:
+        """Choose one of all candidates that have been tried."""
         return choose(self.curves, self.value_name, self._choose_among_equals)
 
     def _try(self, run: RunOptimizer, policy: OneCyclePolicy, value: float, advance: Advance) -> LossCurve:
@@ -252,8 +257,11 @@ class Probe(Finder[Choice]):
     @property
     def saved(self) -> float:
         """Share of the steps that were not run because their candidate had diverged or become hopeless."""
-        run = sum(min(len(curve), self.num_steps) for curve in self.curves.values())
-        return 1 - run / (len(self.curves) * self.num_steps) if self.curves else 0.0
+        return 1 - self._steps_run / (len(self.curves) * self.num_steps) if self.curves else 0.0
+
+    @property
+    def _steps_run(self) -> int:
+        return sum(min(len(curve), self.num_steps) for curve in self.curves.values())
 
     @override
     def facts(self) -> dict[str, Any]:

@@ -85,6 +85,12 @@ def compared(curves: Mapping[float, LossCurve], kind: str) -> Round:
     return Round(kind, {value: levels[value] for value in order}, noise)
 
 
+def is_comparable(curve: LossCurve) -> bool:
+    """Return whether a candidate ran to its end, with finite losses that are enough for a level."""
+    is_whole = curve.outcome in ("completed", "stopped") and len(curve.finite_loss) == len(curve)
+    return is_whole and len(curve) >= MIN_POINTS
+
+
 def is_validated(curve: LossCurve) -> bool:
     """Return whether a curve has enough validation losses to be judged by, all finite."""
     return len(curve.val_loss) >= MIN_END_POINTS and all(map(math.isfinite, curve.val_loss))

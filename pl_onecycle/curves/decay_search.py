@@ -1,0 +1,230 @@
+"""Search for the weight decay just below the one that begins to hurt: which candidate is next, and which is chosen.
+
+Pure maths on numpy. A short cycle shows well from which decay on training suffers, and badly what a decay is good for:
+overfitting comes later. The best decay of a whole run lies below this edge, the nearer the more often the run sees each
+sample.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pl_onecycle.curves.choice import Choice, next_margin
+from pl_onecycle.curves.curve import LossCurve
+from pl_onecycle.curves.refusals import Refusal
+from pl_onecycle.curves.rounds import Round, compared, is_comparable, is_validated, judged, rounds
+from pl_onecycle.curves.thresholds import AIM, HALF_DECADE, HARM_OF_EPOCH, HOPELESS_SHARE, LEAST_HARM, MOST_HARM
+
+
+def tolerated_harm(epochs: float) -> float:
+    """Return how much of the fall of the training loss a weight decay may cost in a short cycle.
+
+    A run that sees each sample once cannot overfit, and every decay that costs is too large. The longer it repeats its
+    samples, the more a decay helps later: 0.3 % for each epoch, at least 0.6 % and at most 5 %.
+
+    Args:
+        epochs: How often the run sees each sample.
+
+    Example:
+        >>> [round(tolerated_harm(epochs), 4) for epochs in (1, 10, 100)]
+        [0.006, 0.03, 0.05]
+    """
+    return min(max(HARM_OF_EPOCH * epochs, LEAST_HARM), MOST_HARM)
+
+
+@dataclass(frozen=True)
+class DecaySearch:
+    """The search for a run: up from its own decay by decades until one hurts, then back to where none does.
+
+    Args:
+        own: The weight decay of the run, >= 0.
+        start: The smallest candidate above it, > 0.
+        tolerance: Share of the fall of the training loss that a decay may cost, see `tolerated_harm`.
+    """
+
+    own: float
+    start: float
+    tolerance: float
+
+    def next_decay(self, curves: Mapping[float, LossCurve]) -> float | None:
+        """Return the candidate to try next, or None if all is known.
+
+        First the run's own; then ten times the largest, until one hurts. If that is the next one above the run's own,
+        0, which shows whether the own hurts as well. Then between the largest that does not hurt and the
+        smallest that does: the harm grows with a power of the decay, and the candidate is where it would be two thirds
+        of the tolerance, or half a decade back where only validation shows the harm.
+
+        Args:
+            curves: Curves of the candidates tried so far, by decay.
+
+        Example:
+            >>> search = DecaySearch(own=0.0, start=1e-4, tolerance=0.04)
+            >>> search.next_decay({}), search.next_decay({0.0: LossCurve([0.1] * 9, [2 - k / 9 for k in range(9)])})
+            (0.0, 0.0001)
+        """
+        if self.own not in curves:
+            return self.own
+        harms = _Harms(curves, self.tolerance)
+        if harms.edge is None:
+            return max(_rounded(10 * max(curves)), self.start)
+        if harms.below in ([], [self.own]) and harms.edge > 0 and 0.0 not in curves:
+            return 0.0
+        if not harms.below or not harms.is_comparable:
+            return None
+        return harms.between or harms.between_doubtful(self.own)
+
+    def choice(self, curves: Mapping[float, LossCurve]) -> Choice | Refusal:
+        """Return the decay to train with.
+
+        The largest candidate below the edge that costs no more than the tolerance and whose validation loss does not
+        end visibly above that of the run's own. Where no candidate hurts, the run's own stays, unless validation
+        clearly prefers others; where it does, only these are chosen from.
+
+        Args:
+            curves: Curves by decay.
+
+        Returns:
+            The choice; or why there is none, if no candidate ran to its end.
+        """
+        done = rounds(curves)
+        if isinstance(done, Refusal):
+            return done
+        harms = _Harms(curves, self.tolerance)
+        safe = [value for value in harms.harmless if not harms.is_visibly_worse(value, self.own)]
+        preferred = [value for value in safe if value in harms.preferred]
+        is_better = bool(preferred) and self.own not in harms.preferred
+        if is_better:
+            value = max(preferred)
+        elif harms.edge is not None and safe:
+            value = max(safe)
+        else:
+            value = self.own if self.own in harms.levels else min(harms.levels)
+        margin, noise = next_margin(done[-1])
+        reason = self._reason(harms, value, is_better)
+        return Choice(value, done[-1].kind, margin, noise, not is_better and len(safe) > 1, reason)
+
+    def _reason(self, harms: "_Harms", value: float, is_better: bool) -> str:
+        edge = "" if harms.edge is None else f"{harms.edge:g} {harms.how(harms.edge)}"
+        if is_better:
+            ends = f"validation loss ends clearly lower with {value:g} than with {self.own:g}"
+            return f"{ends}, and {edge}" if edge else ends
+        if not edge:
+            return f"nothing up to {max(harms.levels):g} clearly helps or hurts, and the run's own is kept"
+        if value == self.own:
+            return f"{edge}, and nothing above the run's own is known to be harmless"
+        return f"{edge}, and {value:g} is the largest that was tried without harm"
+
+
+class _Harms:
+    """What each candidate costs, in shares of the fall of the smallest one that ran to its end.
+
+    Attributes:
+        levels: By decay, how much higher the training loss ends, of those that ran to their end.
+        edge: The smallest candidate that hurts, or None.
+    """
+
+    def __init__(self, curves: Mapping[float, LossCurve], tolerance: float) -> None:
+        self._curves, self._tolerance = curves, tolerance
+        self._usable = {value: curves[value] for value in sorted(curves) if is_comparable(curves[value])}
+        self.is_comparable = bool(self._usable)
+        self.levels, self._train_noise = self._measure("training loss")
+        is_judged = bool(self._usable) and all(map(is_validated, self._usable.values()))
+        self._val, self._val_noise = self._measure("validation loss") if is_judged else ({}, {})
+        self.edge = min((value for value in curves if self._hurts(value)), default=None)
+
+    def _measure(self, kind: str) -> tuple[dict[float, float], dict[float, float]]:
+        if not self._usable:
+            return {}, {}
+        one: Round = compared(self._usable, kind)
+        first = min(self._usable)
+        span = float(np.ptp(judged(self._usable[first], kind))) or math.inf  # a constant loss tells nothing apart
+        # Ten validation losses tell little about their own noise, those of several candidates more.
+        usual = float(np.median(list(one.noise.values())))
+        shares = {value: (level - one.levels[first]) / span for value, level in one.levels.items()}
+        return shares, {value: max(noise, usual) / span for value, noise in one.noise.items()}
+
+    def share(self, value: float) -> float:
+        """Return how much of its fall the training loss of a candidate lost."""
+        return min(self.levels.get(value, HOPELESS_SHARE), HOPELESS_SHARE)
+
+    def _hurts(self, value: float) -> bool:
+        if value not in self.levels:
+            return True
+        if self._is_better(value):
+            return False
+        return self._costs_validation(value) or self.levels[value] > max(self._tolerance, self._train_noise[value])
+
+    def _costs_validation(self, value: float) -> bool:
+        return self._val.get(value, 0.0) > max(self._tolerance, self._val_noise.get(value, 0.0))
+
+    @property
+    def below(self) -> list[float]:
+        """The candidates below the edge, in rising order."""
+        return [value for value in sorted(self._curves) if self.edge is None or value < self.edge]
+
+    @property
+    def harmless(self) -> list[float]:
+        """The candidates below the edge that cost no more than is tolerated, or that validation clearly prefers."""
+        return [value for value in self.below if self.levels[value] <= self._tolerance or self._is_better(value)]
+
+    def _is_better(self, value: float) -> bool:
+        return self._val.get(value, 0.0) < -self._val_noise.get(value, 0.0)
+
+    @cached_property
+    def preferred(self) -> list[float]:
+        """The candidates that validation cannot tell from the lowest one, or none without validation."""
+        lowest = min(self._val.values(), default=0.0)
+        return [value for value, share in self._val.items() if share - lowest <= self._val_noise[value]]
+
+    def is_visibly_worse(self, value: float, own: float) -> bool:
+        """Return whether validation ends visibly higher than with the run's own."""
+        if value not in self._val or own not in self._val:
+            return False
+        return self._val[value] - self._val[own] > max(self._tolerance, min(self._val_noise[value], MOST_HARM))
+
+    @property
+    def between(self) -> float | None:
+        """The candidate between the largest one below the edge and the edge, or None if there is no room."""
+        assert self.edge is not None
+        low, edge = self.below[-1], self.edge
+        aim, most = AIM * self._tolerance, self.share(edge)
+        least = max(self.levels[low], self._tolerance / 20)
+        if low > 0 and (edge / low <= HALF_DECADE * 1.01 or least >= aim):
+            return None
+        if low == 0:
+            value = edge * min(aim / max(most, aim), 1 / HALF_DECADE)
+        else:
+            way = math.log(aim / least) / math.log(most / least) if most > self._tolerance else 0.5
+            value = low * (edge / low) ** way
+        value = _rounded_down(value)
+        return value if value > 1.2 * low else None
+
+    def between_doubtful(self, own: float) -> float | None:
+        """Return the candidate half a decade above the largest safe one, if the next one is visibly worse than own."""
+        doubtful = [value for value in self.harmless if self.is_visibly_worse(value, own)]
+        safe = [value for value in self.harmless if value < min(doubtful, default=0.0)]
+        if not safe or safe[-1] == 0 or doubtful[0] / safe[-1] <= HALF_DECADE * 1.01:
+            return None
+        return _rounded_down(safe[-1] * HALF_DECADE)
+
+    def how(self, value: float) -> str:
+        """Return in words how a candidate hurts."""
+        if value not in self.levels:
+            return {"dropped": "falls behind", "diverged": "diverges"}.get(self._curves[value].outcome, "ends early")
+        if self._costs_validation(value):
+            return f"costs {self._val[value]:.0%} of the fall of the validation loss"
+        return f"costs {self.levels[value]:.0%} of the fall of the training loss"
+
+
+def _rounded(value: float) -> float:
+    """Return a value without the traces of binary fractions: 1e-4 * 10 -> 0.001."""
+    return float(f"{value:.6g}")
+
+
+def _rounded_down(value: float) -> float:
+    """Return a value with halves of its first digit: 0.0068 -> 0.0065."""
+    unit = 10.0 ** math.floor(math.log10(value)) / 2
+    return _rounded(math.floor(value / unit + 1e-9) * unit)
