@@ -51,7 +51,11 @@ from pl_onecycle.curves.noise import noise_of
 from pl_onecycle.probe import ProbeMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+import weight_decay_oracle
 from digits import ConvNet, Digits
+from weight_decay_oracle import DecayOracle
+from weight_decay_runs import SMITH, ask, details, scores
+from weight_decay_tasks import TASKS
 
 SAMPLES, WEIGHTS, SCALE = 64, 96, 0.1
 STEPS = 200
@@ -135,15 +139,9 @@ def alike(mode: ProbeMode, seeds: int) -> tuple[int, float, float]:
     return within, float(np.sqrt(np.mean(np.square(errors)))), float(np.sqrt(np.mean(np.square(shares))))
 
 
-def main(seeds: int) -> None:
-    """Run the measurements and print both tables."""
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
+def known(seeds: int) -> None:
+    """Print the tables where the right decay is known, and where none matters."""
     modes: tuple[ProbeMode, ...] = ("rise", "cycle")
-    print(
-        f"torch {version('torch')}, lightning {version('lightning')}, Python {platform.python_version()}, n = {seeds}"
-    )
     print(f"\n{'right decay':<14}{'mode':<8}{'chosen':>10}{'called sure':>14}{'wrong and sure':>16}")
     for decay, mode in itertools.product((1e-1, 1e-2, 1e-3), modes):
         hits, sure, wrong = right(decay, mode, seeds)
@@ -154,7 +152,42 @@ def main(seeds: int) -> None:
         print(f"{'digits':<14}{mode:<8}{f'{within} of {seeds}':>14}{errors:>17.1f}{share:>15.1%}")
 
 
+def runs(half: str, shared: Path | None, seeds: int, mode: ProbeMode, smith: bool) -> None:
+    """Print the points that the probe's decays lose in full runs."""
+    stored = weight_decay_oracle.load()
+    tasks = [task for task in TASKS if task.half == half and task.has_data(shared) and task.name in stored]
+    oracles = {task.name: DecayOracle(stored[task.name]) for task in tasks}
+    asked = [(task, oracles[task.name], shared, seed, mode) for task in tasks for seed in range(seeds)]
+    answers = [ask(*it) for it in asked]
+    print(f"\nhalf {half}, mode {mode}: {len(tasks)} tasks, n = {len(answers)}\n{details(answers)}\n")
+    print(scores(answers, [ask(*it, SMITH) for it in asked] if smith else []), flush=True)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run the measurements and print their tables."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    shared = None if arguments.shared is None else Path(arguments.shared)
+    halves = ["A", "B"] if arguments.half == "both" else [arguments.half]
+    if arguments.oracle:
+        chosen = [task for task in TASKS if task.half in halves and task.has_data(shared)]
+        weight_decay_oracle.compute(chosen, shared)
+        return
+    print(f"torch {version('torch')}, lightning {version('lightning')}, Python {platform.python_version()}")
+    for half in halves if arguments.half != "none" else []:
+        runs(half, shared, 1 if arguments.quick else arguments.seeds, arguments.mode, not arguments.quick)
+    if not arguments.quick:
+        known(arguments.known_seeds)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    main(**vars(parser.parse_args()))
+    parser.add_argument("--half", choices=("A", "B", "both", "none"), default="both", help="half of the tasks")
+    parser.add_argument("--shared", metavar="FOLDER", help="folder of the data that scikit-learn does not have")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds of each task")
+    parser.add_argument("--known-seeds", type=int, default=10, help="seeds where the right decay is known")
+    parser.add_argument("--mode", choices=("rise", "cycle"), default="rise", help="mode of the probe")
+    parser.add_argument("--quick", action="store_true", help="one seed, and only the search")
+    parser.add_argument("--oracle", action="store_true", help="only recompute the stored runs")
+    main(parser.parse_args())

@@ -20,6 +20,8 @@ ORACLE = Path(__file__).with_name("weight_decay_oracle.json")
 SEEDS = 4
 # Where 0 lies on the logarithmic axis: this many decades below the smallest decay of the grid.
 ZERO_BELOW = 1.0
+# Decays that lose at most this many points count for the noise of a run: one that destroys a run has its own.
+NEAR = 10.0
 
 
 def load() -> dict[str, Any]:
@@ -87,7 +89,3 @@ class DecayOracle:
     def is_worse(self, decay: float, own: float) -> bool:
         """Return whether a run with this decay is worse than with one's own by more than the noise of a run."""
         return self.score(own) - self.score(decay) > self.noise
-
-
-# Decays that lose at most this many points count for the noise of a run: one that destroys a run has a noise of its own.
-NEAR = 10.0

@@ -1,8 +1,8 @@
 """Sixteen small training tasks on real data, for judging weight decays.
 
 Half "A" is for development. Half "B" is kept apart: it was written first, and no rule was chosen by it. Data are those
-of scikit-learn, and of a folder with ``cifar10-jpeg``, ``rock-paper-scissors`` and ``tinyshakespeare.txt``; a task whose
-data are missing is left out. Data and split are fixed: a seed changes the initial weights and the batch order.
+of scikit-learn, and of a folder with ``cifar10-jpeg``, ``rock-paper-scissors`` and ``tinyshakespeare.txt``; a task
+whose data are missing is left out. Data and split are fixed: a seed changes the initial weights and the batch order.
 """
 
 import io
@@ -22,7 +22,7 @@ from suggestion_tasks import Data, Loss, Task
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-# Coupled decay is a part of the gradient, which Adam divides by its size; decoupled decay shrinks the weights by itself.
+# Coupled decay is a part of the gradient, which Adam divides by its size; decoupled decay shrinks the weights itself.
 COUPLED = (0.0, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 DECOUPLED = (0.0, 1e-2, 3e-2, 1e-1, 3e-1, 1.0, 3.0, 10.0)
 

@@ -102,9 +102,11 @@ class DecaySearch:
             value = max(safe)
         else:
             value = self.own if self.own in harms.levels else min(harms.levels)
-        margin, noise = next_margin(done[-1])
+        by_validation = is_better or (harms.edge is not None and harms.costs_validation(harms.edge))
+        decided = done[0] if by_validation else done[-1]
+        margin, noise = next_margin(decided)
         reason = self._reason(harms, value, is_better)
-        return Choice(value, done[-1].kind, margin, noise, not is_better and len(safe) > 1, reason)
+        return Choice(value, decided.kind, margin, noise, not is_better and len(safe) > 1, reason)
 
     def _reason(self, harms: "_Harms", value: float, is_better: bool) -> str:
         edge = "" if harms.edge is None else f"{harms.edge:g} {harms.how(harms.edge)}"
@@ -155,9 +157,10 @@ class _Harms:
             return True
         if self._is_better(value):
             return False
-        return self._costs_validation(value) or self.levels[value] > max(self._tolerance, self._train_noise[value])
+        return self.costs_validation(value) or self.levels[value] > max(self._tolerance, self._train_noise[value])
 
-    def _costs_validation(self, value: float) -> bool:
+    def costs_validation(self, value: float) -> bool:
+        """Return whether the validation loss ends higher by more than is tolerated and than noise explains."""
         return self._val.get(value, 0.0) > max(self._tolerance, self._val_noise.get(value, 0.0))
 
     @property
@@ -192,7 +195,7 @@ class _Harms:
         low, edge = self.below[-1], self.edge
         aim, most = AIM * self._tolerance, self.share(edge)
         least = max(self.levels[low], self._tolerance / 20)
-        if low > 0 and (edge / low <= HALF_DECADE * 1.01 or least >= aim):
+        if low > 0 and (edge / low <= 1.1 * HALF_DECADE or least >= aim):
             return None
         if low == 0:
             value = edge * min(aim / max(most, aim), 1 / HALF_DECADE)
@@ -206,7 +209,7 @@ class _Harms:
         """Return the candidate half a decade above the largest safe one, if the next one is visibly worse than own."""
         doubtful = [value for value in self.harmless if self.is_visibly_worse(value, own)]
         safe = [value for value in self.harmless if value < min(doubtful, default=0.0)]
-        if not safe or safe[-1] == 0 or doubtful[0] / safe[-1] <= HALF_DECADE * 1.01:
+        if not safe or safe[-1] == 0 or doubtful[0] / safe[-1] <= 1.1 * HALF_DECADE:
             return None
         return _rounded_down(safe[-1] * HALF_DECADE)
 
@@ -214,7 +217,7 @@ class _Harms:
         """Return in words how a candidate hurts."""
         if value not in self.levels:
             return {"dropped": "falls behind", "diverged": "diverges"}.get(self._curves[value].outcome, "ends early")
-        if self._costs_validation(value):
+        if self.costs_validation(value):
             return f"costs {self._val[value]:.0%} of the fall of the validation loss"
         return f"costs {self.levels[value]:.0%} of the fall of the training loss"
 
