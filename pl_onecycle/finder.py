@@ -6,6 +6,7 @@ search follows: search -> apply -> save -> log. Subclasses say what is tried and
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -15,10 +16,11 @@ from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
+from pl_onecycle.pictures import Drawable, card, draw
 from pl_onecycle.report import Loggers, Report, Saved, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
-from pl_onecycle.sentences import short
+from pl_onecycle.sentences import change, short
 
 
 class Answer(Protocol):
@@ -115,6 +117,26 @@ class Finder(pl.Callback, Generic[Found], ABC):
         if self.answer is None:
             raise RuntimeError(f"There is no result: this {type(self).__name__} has not run yet.")
         return self.answer.reason
+
+    def picture(self) -> Drawable | None:
+        """Return what a notebook shows of a result, or None for words only."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._outcome})"
+
+    def _repr_html_(self) -> str:
+        title, picture = f"{self.title}: {self._outcome}", None if self.answer is None else self.picture()
+        if picture is None:
+            return card(title, "" if self.answer is None else self.why)
+        return card(title, self.why, partial(draw, picture))
+
+    @property
+    def _outcome(self) -> str:
+        """What was found, in a few words."""
+        if self.answer is None:
+            return "not run yet"
+        return "no suggestion" if self.value is None else f"{self.value_name} {change(self.before, self.value)}"
 
     # --------------------------------------------------------------------------- what each subclass says
     @abstractmethod

@@ -7,6 +7,7 @@ subclasses define the value.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,17 +16,17 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
-from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_hopeless
+from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_hopeless, rounds
 from pl_onecycle.finder import Finder, finders
+from pl_onecycle.pictures import ProbePicture, draw
 from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.report import Advance, ProbePicture, Report, curves_table, draw_probe, progress_bar
+from pl_onecycle.report import Advance, Report, curves_table, progress_bar
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import counted
 from pl_onecycle.trial import Checkups, run_trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 ProbeMode = Literal["rise", "cycle"]
 
@@ -276,7 +277,7 @@ class Probe(Finder[Choice]):
             name,
             facts={**self.facts(), "changed": changed, "curves": plain},
             tables={"curves.csv": partial(curves_table, curves)},
-            figures={name: partial(draw_probe, self.picture())},
+            figures={name: partial(draw, self.picture())},
             candidates=curves,
         )
 
@@ -292,11 +293,19 @@ class Probe(Finder[Choice]):
     def _label(self, value: float) -> str:
         return f"{self.curve_prefix}={value:g}"
 
-    def plot(self, ax: "Axes | None" = None) -> "Figure":
-        """Draw the training loss of all candidates over the lr or the steps, and next to it their validation loss.
+    def plot(
+        self, ax: "Axes | None" = None, *, log_lr: bool | None = None, skip_start: int = 0, skip_end: int = 0
+    ) -> Any:
+        """Draw how the candidates differ in training and validation loss, and the levels at which they end.
 
         Args:
-            ax: Axes for the training loss only, instead of a new figure with both losses.
+            ax: Axes for the training loss only, instead of a new figure.
+            log_lr: Whether the lr of a rise is on a log axis; None for the axis on which the rise was even.
+            skip_start: Number of first training losses to leave out.
+            skip_end: Number of last training losses to leave out.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
 
         Raises:
             RuntimeError: The probe has not run.
@@ -304,8 +313,18 @@ class Probe(Finder[Choice]):
         """
         if not self.curves:
             raise RuntimeError(f"There is nothing to plot: this {type(self).__name__} has not run yet.")
-        return draw_probe(self.picture(), ax)
+        return draw(replace(self.picture(), log_lr=log_lr, skip=(skip_start, skip_end)), ax)
 
+    @override
     def picture(self) -> ProbePicture:
         """Return what `plot` draws."""
-        return ProbePicture(self.title, self.labelled(), self.chosen, over_lr=self.mode == "rise")
+        compared = rounds(self.curves)
+        return ProbePicture(
+            self.title,
+            self.labelled(),
+            self.chosen,
+            over_lr=self.mode == "rise",
+            reason=self.why if self.answer is not None else "",
+            values={self._label(value): value for value in self.curves},
+            rounds=() if isinstance(compared, Refusal) else compared,
+        )

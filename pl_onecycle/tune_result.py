@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -11,8 +11,12 @@ from rich.table import Table
 from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
 from pl_onecycle.module_attributes import BATCH_NAMES, set_attributes
+from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.sentences import short
 from pl_onecycle.settings_callback import OneCycleSettings, check_model
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class TuneResult:
             those that its code uses.
         batch_size_key: Key of a config that sets the batch size, with dots; an empty string for ``data.batch_size`` or
             ``model.batch_size``, None if no key does.
+        planned: The one-cycle schedule that training follows with these values; None for other schedules.
     """
 
     max_lr: float | None
@@ -48,6 +53,7 @@ class TuneResult:
     max_momentum: float | None = None
     attr_name: str = ""
     batch_size_key: str | None = ""
+    planned: OneCyclePolicy | None = None
 
     def apply(self, model: pl.LightningModule, datamodule: pl.LightningDataModule | None = None) -> None:
         """Make every later fit of ``model`` train with the values found; nothing is trained here.
@@ -80,6 +86,23 @@ class TuneResult:
         users = model.on_fit_start
         own = users.users if isinstance(users, _Applied) else users
         model.on_fit_start = _Applied(model, own, settings)  # type: ignore[method-assign]
+
+    def plot(self, ax: "Axes | None" = None) -> Any:
+        """Draw the one-cycle schedule that training follows with these values.
+
+        Args:
+            ax: Axes to draw into, instead of a new figure.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
+
+        Raises:
+            RuntimeError: The schedule of the tuned model is another one.
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        if self.planned is None:
+            raise RuntimeError(f"There is nothing to plot: {self.tuned_for} trains with no one-cycle schedule.")
+        return self.planned.plot(ax)
 
     def config(self) -> dict[str, Any]:
         """Return the values as a config for `OneCycleCLI`, the content of ``tuned.yaml``."""

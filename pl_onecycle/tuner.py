@@ -19,9 +19,10 @@ from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_of, set_attributes
+from pl_onecycle.pictures import SchedulePicture, SweepPicture, TuningPicture, draw
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
-from pl_onecycle.report import Report, SweepPicture, curve_table, curves_table, draw_tuning, save
+from pl_onecycle.report import Report, curve_table, curves_table, save
 from pl_onecycle.run_directory import directory_without_run
 from pl_onecycle.sentences import short
 from pl_onecycle.trial import rehearsed
@@ -108,6 +109,7 @@ class Tunes:
         fit.run(first)
         fit.run(queue, *[test.used for test in first.finders])
         result = _result(fit, [*first.finders, *queue.results.values()], self.config_keys)
+        result = replace(result, planned=queue.planned)
         result = replace(result, directory=_save(fit.trainer, result, first.results | queue.results))
         if fit.trainer.is_global_zero:
             rich.print(result)
@@ -256,7 +258,8 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     shown = {name: finder for name, finder in ran.items() if finder.report}
     tests = {name: finder for name, finder in shown.items() if isinstance(finder, LRRangeTest)}
     probes = {name: finder for name, finder in shown.items() if isinstance(finder, Probe)}
-    pictures = [probe.picture() for probe in probes.values()]
+    planned = None if result.planned is None else SchedulePicture.of(result.planned)
+    picture = TuningPicture(_last_picture(tests), [probe.picture() for probe in probes.values()], planned)
     sweeps = {name: test.curve for name, test in tests.items() if test.curve is not None}
     tables = {f"{name}.csv": partial(curve_table, curve) for name, curve in sweeps.items()}
     tables |= {f"{name}.csv": partial(curves_table, probe.labelled()) for name, probe in probes.items()}
@@ -267,7 +270,7 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
         "tune",
         facts=found | {name: finder.facts() for name, finder in shown.items()},
         tables=tables,
-        figures={"tune": partial(draw_tuning, _last_picture(tests), pictures)} if shown or not ran else {},
+        figures={"tune": partial(draw, picture)} if shown or not ran else {},
         texts={"tuned.yaml": text + yaml.safe_dump(result.config(), sort_keys=False)},
         sweeps=sweeps,
         candidates={

@@ -19,8 +19,30 @@ CONTRIBUTING = HOUSE.parent / "CONTRIBUTING.md"
 TABLE: dict[str, tuple[str, set[str]]] = {
     "checks": ("pure", set()),
     "sentences": ("pure", set()),
+    "pictures/colours": ("pure", set()),
+    "pictures/shown": ("pure", set()),
+    "pictures/png": ("pure", set()),
+    "pictures/figure": ("pure", {"pictures/png"}),
+    "pictures/panels": ("pure", {"pictures/figure"}),
+    "pictures/ends": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown"}),
+    "pictures/probe": ("pure", {"pictures/colours", "pictures/ends", "pictures/panels", "pictures/shown"}),
+    "pictures/schedule": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown"}),
+    "pictures/sweep": (
+        "pure",
+        {"pictures/colours", "pictures/panels", "pictures/schedule", "pictures/shown", "sentences"},
+    ),
+    "pictures/drawn": (
+        "pure",
+        {"pictures/figure", "pictures/panels", "pictures/probe", "pictures/schedule", "pictures/sweep"},
+    ),
+    "pictures/card": ("pure", {"pictures/png"}),
+    "pictures": (
+        "pure",
+        {"pictures/card", "pictures/drawn", "pictures/panels", "pictures/png", "pictures/probe", "pictures/schedule"}
+        | {"pictures/sweep"},
+    ),
     "policy/shapes": ("pure", set()),
-    "policy/one_cycle": ("pure", {"checks", "policy/shapes"}),
+    "policy/one_cycle": ("pure", {"checks", "pictures", "policy/shapes"}),
     "policy/sweep": ("pure", {"checks", "policy/shapes"}),
     "policy/presets": ("pure", {"checks", "policy/one_cycle", "policy/shapes"}),
     "policy/clock": ("pure", set()),
@@ -31,30 +53,35 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "curves/thresholds": ("pure", set()),
     "curves/noise": ("pure", {"curves/thresholds"}),
-    "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds"}),
+    "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds", "pictures", "sentences"}),
     "curves/refusals": ("pure", set()),
-    "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
+    "curves/trough": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
+    "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds", "curves/trough"}),
     "curves/suggestion": (
         "pure",
-        {"checks", "curves/curve", "curves/methods", "curves/refusals", "curves/thresholds"},
+        {"checks", "curves/curve", "curves/methods", "curves/refusals", "curves/thresholds", "pictures"},
     ),
     "curves/search": (
         "pure",
         {"curves/curve", "curves/noise", "curves/refusals", "curves/suggestion", "curves/thresholds", "policy"},
     ),
-    "curves/choice": ("pure", {"curves/curve", "curves/noise", "curves/refusals", "curves/thresholds"}),
+    "curves/rounds": ("pure", {"curves/curve", "curves/noise", "curves/refusals", "curves/thresholds"}),
+    "curves/choice": (
+        "pure",
+        {"curves/curve", "curves/noise", "curves/refusals", "curves/rounds", "curves/thresholds", "pictures"},
+    ),
     "curves/verification": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/refusals", "curves/suggestion", "curves/thresholds"},
+        {"curves/curve", "curves/refusals", "curves/rounds", "curves/suggestion", "curves/thresholds"},
     ),
     "curves": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/search"}
-        | {"curves/suggestion", "curves/thresholds", "curves/verification"},
+        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/rounds"}
+        | {"curves/search", "curves/suggestion", "curves/thresholds", "curves/trough", "curves/verification"},
     ),
     "optimizer_groups": ("torch", {"checks"}),
     "real_step": ("torch", set()),
-    "scheduler": ("torch", {"checks", "optimizer_groups", "policy", "real_step"}),
+    "scheduler": ("torch", {"checks", "optimizer_groups", "pictures", "policy", "real_step"}),
     "copies": ("torch", set()),
     "random_state": ("torch", set()),
     "played_schedule": ("torch", {"copies", "random_state", "sentences"}),
@@ -103,22 +130,21 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         | {"trial/stand_ins"},
     ),
     "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),
-    "report/files": ("Lightning", {"_lightning", "checks", "curves"}),
+    "report/files": ("Lightning", {"_lightning", "checks", "curves", "pictures"}),
     "report/sinks": ("Lightning", {"_lightning"}),
     "report/loggers": ("Lightning", {"_lightning", "curves", "report/sinks"}),
-    "report/figures": ("pure", {"curves", "policy"}),
     "report/progress": ("Lightning", {"_lightning"}),
     "report/report": (
         "Lightning",
-        {"_lightning", "curves", "report/figures", "report/files", "report/loggers", "report/sinks"},
+        {"_lightning", "curves", "pictures", "report/files", "report/loggers", "report/sinks"},
     ),
-    "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
+    "report": ("Lightning", {"report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
     "finder": (
         "Lightning",
-        {"_lightning", "checks", "curves", "module_attributes", "report", "run_directory", "run_optimizer"}
-        | {"sentences"},
+        {"_lightning", "checks", "curves", "module_attributes", "pictures", "report", "run_directory"}
+        | {"run_optimizer", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",
@@ -127,26 +153,31 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "range_test": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "pictures", "policy", "report", "run_optimizer", "trial"},
     ),
     "probe": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "sentences", "trial"},
+        {"_lightning", "checks", "curves", "finder", "pictures", "policy", "report", "run_optimizer", "sentences"}
+        | {"trial"},
     ),
     "weight_decay_probe": (
         "Lightning",
         {"_lightning", "checks", "optimizer_groups", "probe", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
-    "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "sentences", "settings_callback"}),
+    "tune_result": (
+        "Lightning",
+        {"_lightning", "checks", "module_attributes", "policy", "sentences", "settings_callback"},
+    ),
     "finder_queue": (
         "Lightning",
-        {"_lightning", "checks", "finder", "momentum_probe", "probe", "range_test", "weight_decay_probe"},
+        {"_lightning", "checks", "finder", "momentum_probe", "policy", "probe", "range_test", "run_optimizer"}
+        | {"weight_decay_probe"},
     ),
     "tuner": (
         "Lightning",
-        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "probe"}
-        | {"range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
+        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "pictures"}
+        | {"probe", "range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
     ),
     "cli": (
         "Lightning",
@@ -268,7 +299,7 @@ def test_one_room_imports_lightning() -> None:
 
 
 def test_one_room_imports_matplotlib() -> None:
-    assert [room for room in TABLE if "matplotlib" in imports(room)[2]] == ["report/figures"]
+    assert [room for room in TABLE if "matplotlib" in imports(room)[2]] == ["pictures/figure"]
 
 
 def test_contributing_shows_this_table() -> None:

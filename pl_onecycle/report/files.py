@@ -18,6 +18,7 @@ import fsspec
 
 from pl_onecycle._lightning import DISTRIBUTION
 from pl_onecycle.checks import plain
+from pl_onecycle.pictures import png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,17 +72,16 @@ def write_picture(folder: str, name: str, figure: Figure) -> bytes:
     Raises:
         OSError: It cannot be written.
     """
-    content = io.BytesIO()
-    figure.savefig(content, dpi=120)
+    content = png_of(figure)
     files, path = fsspec.core.url_to_fs(f"{folder}/{name}.png")
     try:
         with files.open(path, "wb") as handle:
-            handle.write(content.getvalue())
+            handle.write(content)
     except OSError:
         with suppress(OSError):  # half a picture is worse than none
             files.rm(path)
         raise
-    return content.getvalue()
+    return content
 
 
 def curve_table(curve: LossCurve) -> Table:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pl_onecycle._lightning import Logger, rank_zero_warn
-from pl_onecycle.report.figures import can_draw
+from pl_onecycle.pictures import can_draw
 from pl_onecycle.report.files import Table, write_folder, write_picture
 from pl_onecycle.report.loggers import Loggers, candidate_points, sweep_points
 from pl_onecycle.report.sinks import Points

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from tests.fits import trainer
+from tests.fits import SmallNet, trainer
 from tests.report.made import events
 from tests.tuner.made import ALLOWED, tune
 
@@ -73,3 +73,19 @@ def test_tensorboard_gets_the_curves_and_nothing_else(tmp_path: Path) -> None:
         *(f"tune/weight_decay_probe/wd={value}" for value in ("1e-01", "1e-03", "0")),
     }
     assert len(logged.Scalars("tune/weight_decay_probe/wd=0/val_loss")) == 10
+
+
+def test_the_result_holds_the_cycle_that_training_will_follow_and_draws_it(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = tune(on=trainer(root=tmp_path))
+    assert result.planned is not None
+    assert result.planned.max_lr == pytest.approx(result.max_lr)
+    line = result.plot().axes[0].lines[0]
+    assert max(line.get_ydata()) == result.planned.max_lr
+
+
+def test_a_model_without_a_one_cycle_schedule_has_no_cycle_to_draw(tmp_path: Path) -> None:
+    result = tune(SmallNet(), weight_decay_probe=False, on=trainer(root=tmp_path))
+    assert result.planned is None
+    with pytest.raises(RuntimeError, match=r"^There is nothing to plot: SmallNet trains with no one-cycle schedule\.$"):
+        result.plot()
