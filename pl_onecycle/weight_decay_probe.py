@@ -11,13 +11,15 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, rank_zero_info
 from pl_onecycle.checks import expect_bool, expect_number, plain
-from pl_onecycle.curves import SEARCHED, Choice, DecaySearch, Refusal, tolerated_harm
+from pl_onecycle.curves import Choice, DecaySearch, Refusal, tolerated_harm
 from pl_onecycle.optimizer_groups import is_decoupled, weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
 from pl_onecycle.report import progress_bar
 from pl_onecycle.run_length import epochs_left
 from pl_onecycle.run_optimizer import RunOptimizer
 
+# A search takes the steps of at most this many candidates.
+SEARCHED = 6
 # The smallest decay above the run's own that is tried: far below what hurts. A decoupled decay of that size has less
 # effect, as the learning rate scales it and the size of the gradient does not.
 START_COUPLED, START_DECOUPLED = 1e-4, 1e-2

@@ -13,7 +13,7 @@ from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.rounds import Round, rounds
 from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
 from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
-from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES, SEARCHED
+from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES
 from pl_onecycle.curves.trough import Trough, find_trough
 from pl_onecycle.curves.verification import candidates, compared_cycles, verified
 
@@ -23,7 +23,6 @@ __all__ = [
     "CYCLES",
     "METHODS",
     "MIN_LOSSES",
-    "SEARCHED",
     "Array",
     "Choice",
     "DecaySearch",

@@ -91,8 +91,6 @@ SURE_MARGIN, MATTERS = 4.0, 0.03
 HOPELESS_CHECKUPS, HOPELESS_SHARE = 3, 0.5
 
 # ------------------------------------------------------------------------ the search for a weight decay
-# Candidates that a search tries at most.
-SEARCHED = 6
 # Share of the fall of a loss that a weight decay may cost in a short cycle: so much for each epoch of the run, within
 # these bounds. On the development half of benchmarks/weight_decay.py, 0.002 to 0.004 for each epoch and at most 0.05 to
 # 0.1 work about as well.

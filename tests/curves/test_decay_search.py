@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pl_onecycle.curves import SEARCHED, Choice, DecaySearch, LossCurve, Refusal, tolerated_harm
+from pl_onecycle.curves import Choice, DecaySearch, LossCurve, Refusal, tolerated_harm
 
-STEPS = 50
+STEPS, SEARCHED = 50, 6
 Harm = Callable[[float], float]  # decay -> share of its fall that a loss loses
 
 
