@@ -71,11 +71,11 @@ class DecayTask:
     def at(self, weight_decay: float, shared: Path | None) -> Task:
         """Return the task with a weight decay; its data lie in ``shared`` if they are not scikit-learn's."""
         options: dict[str, Any] = {"momentum": 0.9} if self.optimizer_kind is SGD else {}
-        kind: Any = partial(self.optimizer_kind, weight_decay=weight_decay, **options)
+        kind: Any = self.optimizer_kind
         data = partial(self.load_data, shared) if self.needs else self.load_data
         return Task(
             *(self.name, self.kind, self.loss, self.batch_size, self.steps, True, self.build_model),
-            build_optimizer=lambda parameters, lr: kind(parameters, lr=lr),
+            build_optimizer=lambda parameters, lr: kind(parameters, lr=lr, weight_decay=weight_decay, **options),
             load_data=data,
         )
 

@@ -68,17 +68,12 @@ def test_what_is_tolerated_grows_with_the_epochs_within_bounds(epochs: float, sh
 def test_where_nothing_hurts_it_goes_up_by_decades_and_the_own_stays(
     own: float, start: float, tried: list[float]
 ) -> None:
-    assert searched(own, lambda decay: 0.0, start=start) == (
-        tried,
-        Choice(
-            own,
-            "training loss",
-            0.0,
-            pytest.approx(0.03 * 1.0),
-            True,
-            f"nothing up to {tried[-1]:g} clearly helps or hurts, and the run's own is kept",
-        ),
-    )
+    seen, answer = searched(own, lambda decay: 0.0, start=start)
+    assert seen == tried
+    assert isinstance(answer, Choice)
+    assert (answer.value, answer.judged_by, answer.within_noise) == (own, "training loss", True)
+    assert (answer.margin, answer.noise) == (0.0, pytest.approx(0.03))  # 3% of a fall from 2 to 1
+    assert answer.reason == f"nothing up to {tried[-1]:g} clearly helps or hurts, and the run's own is kept"
 
 
 def test_a_constant_loss_keeps_the_own() -> None:
