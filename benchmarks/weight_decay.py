@@ -152,14 +152,14 @@ def known(seeds: int) -> None:
         print(f"{'digits':<14}{mode:<8}{f'{within} of {seeds}':>14}{errors:>17.1f}{share:>15.1%}")
 
 
-def runs(half: str, shared: Path | None, seeds: int, mode: ProbeMode, smith: bool) -> None:
+def runs(group: str, shared: Path | None, seeds: int, mode: ProbeMode, smith: bool) -> None:
     """Print the points that the probe's decays lose in full runs."""
     stored = weight_decay_oracle.load()
-    tasks = [task for task in TASKS if task.half == half and task.has_data(shared) and task.name in stored]
+    tasks = [task for task in TASKS if task.group == group and task.has_data(shared) and task.name in stored]
     oracles = {task.name: DecayOracle(stored[task.name]) for task in tasks}
     asked = [(task, oracles[task.name], shared, seed, mode) for task in tasks for seed in range(seeds)]
     answers = [ask(*it) for it in asked]
-    print(f"\nhalf {half}, mode {mode}: {len(tasks)} tasks, n = {len(answers)}\n{details(answers)}\n")
+    print(f"\ngroup {group}, mode {mode}: {len(tasks)} tasks, n = {len(answers)}\n{details(answers)}\n")
     print(scores(answers, [ask(*it, SMITH) for it in asked] if smith else []), flush=True)
 
 
@@ -169,21 +169,21 @@ def main(arguments: argparse.Namespace) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     shared = None if arguments.shared is None else Path(arguments.shared)
-    halves = ["A", "B"] if arguments.half == "both" else [arguments.half]
+    groups = ["A", "B", "C"] if arguments.group == "all" else [arguments.group]
     if arguments.oracle:
-        chosen = [task for task in TASKS if task.half in halves and task.has_data(shared)]
+        chosen = [task for task in TASKS if task.group in groups and task.has_data(shared)]
         weight_decay_oracle.compute(chosen, shared)
         return
     print(f"torch {version('torch')}, lightning {version('lightning')}, Python {platform.python_version()}")
-    for half in halves if arguments.half != "none" else []:
-        runs(half, shared, 1 if arguments.quick else arguments.seeds, arguments.mode, not arguments.quick)
+    for group in groups if arguments.group != "none" else []:
+        runs(group, shared, 1 if arguments.quick else arguments.seeds, arguments.mode, not arguments.quick)
     if not arguments.quick:
         known(arguments.known_seeds)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--half", choices=("A", "B", "both", "none"), default="both", help="half of the tasks")
+    parser.add_argument("--group", choices=("A", "B", "C", "all", "none"), default="all", help="group of tasks")
     parser.add_argument("--shared", metavar="FOLDER", help="folder of the data that scikit-learn does not have")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each task")
     parser.add_argument("--known-seeds", type=int, default=10, help="seeds where the right decay is known")

@@ -46,7 +46,7 @@ def compute(tasks: Sequence[DecayTask], shared: Path | None, seeds: int = SEEDS)
             ends = [train(task.at(decay, shared), task.lr, seed) for seed in range(seeds)]
             scores[f"{decay:g}"] = [float(f"{end if math.isfinite(end) else trivial:.6g}") for end in ends]
         seconds = time.perf_counter() - start
-        record = {"kind": task.kind, "half": task.half, "steps": task.steps, "seconds": round(seconds)}
+        record = {"kind": task.kind, "group": task.group, "steps": task.steps, "seconds": round(seconds)}
         save({**load(), "machine": machine(), task.name: record | {"scores": scores}})
         print(f"{task.name}: {seconds / seeds / len(task.grid):.1f} s a run", flush=True)
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, rank_zero_info
 from pl_onecycle.checks import expect_bool, expect_number, plain
-from pl_onecycle.curves import Choice, DecaySearch, Refusal, tolerated_harm
+from pl_onecycle.curves import Choice, DecaySearch, Refusal
 from pl_onecycle.optimizer_groups import is_decoupled, weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
 from pl_onecycle.report import progress_bar
@@ -166,7 +166,7 @@ class WeightDecayProbe(Probe):
         most = SEARCHED * self.num_steps
         rank_zero_info(f"{self.title}: at most {SEARCHED} x {self.num_steps} = {most} optimizer steps.")
         start = START_DECOUPLED if is_decoupled(run.optimizer) else START_COUPLED
-        search = DecaySearch(self._value_before(run), start, tolerated_harm(epochs_left(run.trainer)))
+        search = DecaySearch(self._value_before(run), start, epochs_left(run.trainer))
         with progress_bar(run.trainer, most, self.title) as advance:
             while self._steps_run <= most - self.num_steps:
                 value = search.next_decay(self.curves)

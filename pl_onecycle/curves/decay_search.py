@@ -15,24 +15,38 @@ import numpy as np
 from pl_onecycle.curves.choice import Choice, next_margin
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.refusals import Refusal
-from pl_onecycle.curves.rounds import Round, compared, is_comparable, is_validated, judged, rounds
-from pl_onecycle.curves.thresholds import AIM, HALF_DECADE, HARM_OF_EPOCH, HOPELESS_SHARE, LEAST_HARM, MOST_HARM
+from pl_onecycle.curves.rounds import drift, is_comparable, is_validated, judged, level, rounds
+from pl_onecycle.curves.thresholds import (
+    AIM,
+    GAP,
+    HALF_DECADE,
+    HARM_OF_EPOCH,
+    HOPELESS_SHARE,
+    LEAST_HARM,
+    MOST_HARM,
+    UNSEEN,
+)
 
 
-def tolerated_harm(epochs: float) -> float:
-    """Return how much of the fall of the training loss a weight decay may cost in a short cycle.
+def tolerated_harm(epochs: float, overfits: bool) -> float:
+    """Return how much of the fall of a loss a weight decay may cost in a short cycle.
 
     A run that sees each sample once cannot overfit, and every decay that costs is too large. The longer it repeats its
-    samples, the more a decay helps later: 0.3 % for each epoch, at least 0.6 % and at most 5 %.
+    samples, the more a decay helps later: 0.3 % for each epoch, at least 0.6 % and at most 5 %. A quarter of the epochs
+    count as long as validation shows no overfitting.
 
     Args:
         epochs: How often the run sees each sample.
+        overfits: Whether the validation loss ends clearly above the training loss, or is not known.
 
     Example:
-        >>> [round(tolerated_harm(epochs), 4) for epochs in (1, 10, 100)]
+        >>> [round(tolerated_harm(epochs, overfits=True), 4) for epochs in (1, 10, 100)]
         [0.006, 0.03, 0.05]
+        >>> tolerated_harm(10, overfits=False)
+        0.0075
     """
-    return min(max(HARM_OF_EPOCH * epochs, LEAST_HARM), MOST_HARM)
+    counted = epochs if overfits else UNSEEN * epochs
+    return min(max(HARM_OF_EPOCH * counted, LEAST_HARM), MOST_HARM)
 
 
 @dataclass(frozen=True)
@@ -42,12 +56,12 @@ class DecaySearch:
     Args:
         own: The weight decay of the run, >= 0.
         start: The smallest candidate above it, > 0.
-        tolerance: Share of the fall of the training loss that a decay may cost, see `tolerated_harm`.
+        epochs: How often the run sees each sample, see `tolerated_harm`.
     """
 
     own: float
     start: float
-    tolerance: float
+    epochs: float
 
     def next_decay(self, curves: Mapping[float, LossCurve]) -> float | None:
         """Return the candidate to try next, or None if all is known.
@@ -61,13 +75,13 @@ class DecaySearch:
             curves: Curves of the candidates tried so far, by decay.
 
         Example:
-            >>> search = DecaySearch(own=0.0, start=1e-4, tolerance=0.04)
+            >>> search = DecaySearch(own=0.0, start=1e-4, epochs=10)
             >>> search.next_decay({}), search.next_decay({0.0: LossCurve([0.1] * 9, [2 - k / 9 for k in range(9)])})
             (0.0, 0.0001)
         """
         if self.own not in curves:
             return self.own
-        harms = _Harms(curves, self.tolerance)
+        harms = _Harms(curves, self.epochs)
         if harms.edge is None:
             return max(_rounded(10 * max(curves)), self.start)
         if harms.below in ([], [self.own]) and harms.edge > 0 and 0.0 not in curves:
@@ -92,7 +106,7 @@ class DecaySearch:
         done = rounds(curves)
         if isinstance(done, Refusal):
             return done
-        harms = _Harms(curves, self.tolerance)
+        harms = _Harms(curves, self.epochs)
         safe = [value for value in harms.harmless if not harms.is_visibly_worse(value, self.own)]
         preferred = [value for value in safe if value in harms.preferred]
         is_better = bool(preferred) and self.own not in harms.preferred
@@ -128,25 +142,40 @@ class _Harms:
         edge: The smallest candidate that hurts, or None.
     """
 
-    def __init__(self, curves: Mapping[float, LossCurve], tolerance: float) -> None:
-        self._curves, self._tolerance = curves, tolerance
+    def __init__(self, curves: Mapping[float, LossCurve], epochs: float) -> None:
+        self._curves = curves
         self._usable = {value: curves[value] for value in sorted(curves) if is_comparable(curves[value])}
         self.is_comparable = bool(self._usable)
         self.levels, self._train_noise = self._measure("training loss")
         is_judged = bool(self._usable) and all(map(is_validated, self._usable.values()))
         self._val, self._val_noise = self._measure("validation loss") if is_judged else ({}, {})
+        self.tolerance = tolerated_harm(epochs, not is_judged or self._gap > GAP)
         self.edge = min((value for value in curves if self._hurts(value)), default=None)
 
     def _measure(self, kind: str) -> tuple[dict[float, float], dict[float, float]]:
+        """Return how much higher the loss of each candidate ends than that of the smallest, and the noise of that."""
         if not self._usable:
             return {}, {}
-        one: Round = compared(self._usable, kind)
-        first = min(self._usable)
-        span = float(np.ptp(judged(self._usable[first], kind))) or math.inf  # a constant loss tells nothing apart
-        # Ten validation losses tell little about their own noise, those of several candidates more.
-        usual = float(np.median(list(one.noise.values())))
-        shares = {value: (level - one.levels[first]) / span for value, level in one.levels.items()}
-        return shares, {value: max(noise, usual) / span for value, noise in one.noise.items()}
+        first = next(iter(self._usable.values()))
+        unit, losses = self._unit(kind), judged(first, kind)
+        shares = {value: (level(it, kind) - level(first, kind)) / unit for value, it in self._usable.items()}
+        noise = {value: drift(losses, judged(it, kind)) / unit for value, it in self._usable.items()}
+        # A few losses tell little about their own noise, those of several candidates more.
+        usual = float(np.median([*noise.values()][1:] or [0.0]))
+        return shares, {value: max(its, usual) for value, its in noise.items()}
+
+    def _unit(self, kind: str) -> float:
+        """Return the fall of the loss, or its level at the end if that is less and the loss is that of validation."""
+        first = next(iter(self._usable.values()))
+        fall = float(np.ptp(judged(first, kind)))
+        unit = min(fall, abs(level(first, kind))) if kind == "validation loss" else fall
+        return unit or math.inf  # a constant loss tells nothing apart
+
+    @property
+    def _gap(self) -> float:
+        """How much higher the validation loss ends than the training loss, in the unit of the former."""
+        first = next(iter(self._usable.values()))
+        return (level(first, "validation loss") - level(first, "training loss")) / self._unit("validation loss")
 
     def share(self, value: float) -> float:
         """Return how much of its fall the training loss of a candidate lost."""
@@ -157,11 +186,11 @@ class _Harms:
             return True
         if self._is_better(value):
             return False
-        return self.costs_validation(value) or self.levels[value] > max(self._tolerance, self._train_noise[value])
+        return self.costs_validation(value) or self.levels[value] > max(self.tolerance, self._train_noise[value])
 
     def costs_validation(self, value: float) -> bool:
         """Return whether the validation loss ends higher by more than is tolerated and than noise explains."""
-        return self._val.get(value, 0.0) > max(self._tolerance, self._val_noise.get(value, 0.0))
+        return self._val.get(value, 0.0) > max(self.tolerance, self._val_noise.get(value, 0.0))
 
     @property
     def below(self) -> list[float]:
@@ -171,7 +200,7 @@ class _Harms:
     @property
     def harmless(self) -> list[float]:
         """The candidates below the edge that cost no more than is tolerated, or that validation clearly prefers."""
-        return [value for value in self.below if self.levels[value] <= self._tolerance or self._is_better(value)]
+        return [value for value in self.below if self.levels[value] <= self.tolerance or self._is_better(value)]
 
     def _is_better(self, value: float) -> bool:
         return self._val.get(value, 0.0) < -self._val_noise.get(value, 0.0)
@@ -186,21 +215,21 @@ class _Harms:
         """Return whether validation ends visibly higher than with the run's own."""
         if value not in self._val or own not in self._val:
             return False
-        return self._val[value] - self._val[own] > max(self._tolerance, min(self._val_noise[value], MOST_HARM))
+        return self._val[value] - self._val[own] > max(self.tolerance, min(self._val_noise[value], MOST_HARM))
 
     @property
     def between(self) -> float | None:
         """The candidate between the largest one below the edge and the edge, or None if there is no room."""
         assert self.edge is not None
         low, edge = self.below[-1], self.edge
-        aim, most = AIM * self._tolerance, self.share(edge)
-        least = max(self.levels[low], self._tolerance / 20)
+        aim, most = AIM * self.tolerance, self.share(edge)
+        least = max(self.levels[low], self.tolerance / 20)
         if low > 0 and (edge / low <= 1.1 * HALF_DECADE or least >= aim):
             return None
         if low == 0:
             value = edge * min(aim / max(most, aim), 1 / HALF_DECADE)
         else:
-            way = math.log(aim / least) / math.log(most / least) if most > self._tolerance else 0.5
+            way = math.log(aim / least) / math.log(most / least) if most > self.tolerance else 0.5
             value = low * (edge / low) ** way
         value = _rounded_down(value)
         return value if value > 1.2 * low else None

@@ -122,9 +122,13 @@ def end_of(losses: Array) -> Array:
 
 def _noise(best: Array, other: Array) -> float:
     """Return the largest difference between the ends that could be chance or is too small to matter."""
-    shared = min(len(best), len(other))
-    difference = other[:shared] - best[:shared]
+    return max(drift(best, other), MATTERS * float(np.ptp(best)))
+
+
+def drift(one: Array, other: Array) -> float:
+    """Return the largest difference between the ends of two lists of losses that could be chance."""
+    shared = min(len(one), len(other))
+    difference = other[:shared] - one[:shared]
     end = len(end_of(difference))
     # Two runs begin alike and drift apart, so the noise is that of the later part.
-    error = noise_of(difference[-2 * end :]) / float(np.sqrt(end))
-    return max(SURE_MARGIN * error, MATTERS * float(np.ptp(best)))
+    return SURE_MARGIN * noise_of(difference[-2 * end :]) / float(np.sqrt(end))

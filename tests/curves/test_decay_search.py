@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,15 +23,15 @@ def curve(harm: float, val_harm: float | None = None, noise: float = 0.0, seed: 
     loss = [2 - (1 - harm) * k / (STEPS - 1) + scatter[k] for k in range(STEPS)]
     if val_harm is None:
         return LossCurve([0.1] * STEPS, loss)
-    val = [2 - (1 - val_harm) * k / 9 for k in range(10)]
+    val = [2.5 - (1 - val_harm) * k / 9 for k in range(10)]  # above the training loss: the net overfits
     return LossCurve([0.1] * STEPS, loss, val_steps=[STEPS // 10 * (k + 1) for k in range(10)], val_loss=val)
 
 
 def searched(
-    own: float, harm: Harm, val_harm: Harm | None = None, start: float = 1e-4, tolerance: float = 0.04
+    own: float, harm: Harm, val_harm: Harm | None = None, start: float = 1e-4, epochs: float = 40 / 3
 ) -> tuple[list[float], Choice | Refusal]:
-    """Search as the probe does; return what was tried, in order, and the answer."""
-    search, curves = DecaySearch(own, start, tolerance), dict[float, LossCurve]()
+    """Search as the probe does; return what was tried, in order, and the answer. 40 / 3 epochs tolerate 4%."""
+    search, curves = DecaySearch(own, start, epochs), dict[float, LossCurve]()
     while len(curves) < SEARCHED and (decay := search.next_decay(curves)) is not None:
         assert decay not in curves
         curves[decay] = curve(harm(decay), None if val_harm is None else val_harm(decay))
@@ -50,7 +51,8 @@ def reason_of(answer: Choice | Refusal) -> str:
     ("epochs", "share"), [(0.0, 0.006), (1, 0.006), (2, 0.006), (4, 0.012), (10, 0.03), (17, 0.05), (1000, 0.05)]
 )
 def test_what_is_tolerated_grows_with_the_epochs_within_bounds(epochs: float, share: float) -> None:
-    assert tolerated_harm(epochs) == pytest.approx(share)
+    assert tolerated_harm(epochs, overfits=True) == pytest.approx(share)
+    assert tolerated_harm(4 * epochs, overfits=False) == pytest.approx(share)
 
 
 # ------------------------------------------------------------------------------------------------- what is tried
@@ -78,7 +80,7 @@ def test_where_nothing_hurts_it_goes_up_by_decades_and_the_own_stays(
 
 def test_a_constant_loss_keeps_the_own() -> None:
     for own in (0.0, 1e-3):
-        search = DecaySearch(own, 1e-4, 0.05)
+        search = DecaySearch(own, 1e-4, 20)
         curves = {own: LossCurve([0.1] * 20, [1.0] * 20)}
         while len(curves) < SEARCHED:
             decay = search.next_decay(curves)
@@ -100,11 +102,23 @@ def test_from_the_edge_it_goes_back_to_two_thirds_of_what_is_tolerated() -> None
 
 
 def test_less_is_tolerated_in_a_run_of_few_epochs() -> None:
-    # 1e-2 costs 0.9%, which is more than 0.6%, and less than the 3% that count as more than chance: it is no edge, and
-    # yet not chosen.
-    tried, answer = searched(0.0, lambda decay: decay, tolerance=0.006)
-    assert tried == [0.0, 1e-4, 1e-3, 1e-2, 1e-1]
-    assert value_of(answer) == 1e-3
+    # 1e-2 costs 0.908%, which is more than 0.6%. Two thirds of these lie log(0.4 / 0.0908) / log(10) = 0.644 of the way
+    # up from 1e-3: at 0.0044.
+    tried, answer = searched(0.0, lambda decay: decay, epochs=1)
+    assert tried == [0.0, 1e-4, 1e-3, 1e-2, 4e-3]
+    assert value_of(answer) == 4e-3
+
+
+def test_less_is_tolerated_where_validation_shows_no_overfitting() -> None:
+    def half(decay: float) -> LossCurve:  # 3.33 of 13.33 epochs count, which tolerate 1%
+        return curve(min(decay, 1.0), 0.0)
+
+    search = DecaySearch(0.0, 1e-4, 40 / 3)
+    overfits = {decay: half(decay) for decay in (0.0, 1e-4, 1e-3, 1e-2)}
+    fits = {decay: replace(it, val_loss=[loss - 0.5 for loss in it.val_loss]) for decay, it in overfits.items()}
+    assert [search.next_decay(curves) for curves in (overfits, fits)] == [1e-1, 1e-1]
+    overfits[3e-2], fits[3e-2] = half(3e-2), replace(half(3e-2), val_loss=fits[0.0].val_loss)
+    assert [value_of(search.choice(curves)) for curves in (overfits, fits)] == [0.0, 1e-2]  # 3e-2 is the edge of one
 
 
 def test_a_candidate_that_diverges_is_the_edge() -> None:
@@ -169,13 +183,13 @@ def test_what_ends_visibly_higher_in_validation_is_never_chosen() -> None:
     own=st.sampled_from([0.0, 1e-4, 1e-2]),
     edge=st.floats(-5, 2),
     noise=st.floats(0, 0.3),
-    tolerance=st.floats(0.006, 0.05),
+    epochs=st.floats(0, 20),
     seed=st.integers(0, 1000),
 )
 def test_whatever_the_noise_the_choice_was_tried_and_costs_no_more_than_the_edge(
-    own: float, edge: float, noise: float, tolerance: float, seed: int
+    own: float, edge: float, noise: float, epochs: float, seed: int
 ) -> None:
-    search, curves = DecaySearch(own, 1e-4, tolerance), dict[float, LossCurve]()
+    search, curves = DecaySearch(own, 1e-4, epochs), dict[float, LossCurve]()
     while len(curves) < 3 * SEARCHED and (decay := search.next_decay(curves)) is not None:
         assert decay not in curves
         curves[decay] = curve(min(0.1 * decay / 10**edge, 1.0), None, noise, seed)
@@ -183,4 +197,7 @@ def test_whatever_the_noise_the_choice_was_tried_and_costs_no_more_than_the_edge
     assert isinstance(answer, Choice)
     assert answer.value in curves
     # The same noise in all: only the harm makes them differ. That of the own is measured against 0.
-    assert answer.value == own or 0.1 * answer.value / 10**edge <= tolerance * (1 + 6 * noise) + 1e-9
+    assert (
+        answer.value == own
+        or 0.1 * answer.value / 10**edge <= tolerated_harm(epochs, overfits=True) * (1 + 6 * noise) + 1e-9
+    )
