@@ -33,12 +33,13 @@ class WeightDecayProbe(Probe):
     least (AdamW: 1e-2), until a candidate clearly hurts; then it goes back to where none does. At most ``6 num_steps``
     optimizer steps, which is logged before the search starts.
 
-    A candidate hurts if it diverges, or if its training or validation loss ends higher than without, by more than is
-    tolerated and than noise explains. Tolerated is a share of the fall of that loss: 0.3 % for each epoch of the run,
-    at least 0.6 % and at most 5 %, as decay is good for runs that see each sample often, and a short cycle does not
-    show what for. The probe chooses the largest candidate that costs no more. The optimizer's own stays, 0 included,
-    where nothing hurts and validation does not clearly prefer another. A candidate that is clearly worse for long
-    enough is stopped early.
+    A candidate hurts if it diverges, or if its training or validation loss ends higher than with the smallest one, by
+    more than is tolerated and than noise explains. Tolerated is a share of the fall of the training loss, and of the
+    fall or the level of the validation loss, whichever is less: 0.3 % for each epoch of the run, at least 0.6 % and at
+    most 5 %, as decay is good for runs that see each sample often, and a short cycle does not show what for; a quarter
+    of the epochs count where validation ends no higher than training. The probe chooses the largest candidate that
+    costs no more. The optimizer's own stays, 0 included, where nothing hurts and validation does not clearly prefer
+    another. A candidate that is clearly worse for long enough is stopped early.
 
     With ``weight_decays`` given as numbers these are compared, and the one whose loss ends lowest is chosen: validation
     loss if there is a validation loader, else training loss; within noise the largest, or with ``"around"`` the

@@ -189,8 +189,12 @@ class _Harms:
         return self.costs_validation(value) or self.levels[value] > max(self.tolerance, self._train_noise[value])
 
     def costs_validation(self, value: float) -> bool:
-        """Return whether the validation loss ends higher by more than is tolerated and than noise explains."""
-        return self._val.get(value, 0.0) > max(self.tolerance, self._val_noise.get(value, 0.0))
+        """Return whether the validation loss ends higher by more than is tolerated and than noise explains.
+
+        A decay that costs does so in training first: where that shows none, validation differs by chance.
+        """
+        is_higher = self._val.get(value, 0.0) > max(self.tolerance, self._val_noise.get(value, 0.0))
+        return is_higher and self.levels[value] > self._train_noise[value]
 
     @property
     def below(self) -> list[float]:
@@ -212,10 +216,9 @@ class _Harms:
         return [value for value, share in self._val.items() if share - lowest <= self._val_noise[value]]
 
     def is_visibly_worse(self, value: float, own: float) -> bool:
-        """Return whether validation ends visibly higher than with the run's own."""
-        if value not in self._val or own not in self._val:
-            return False
-        return self._val[value] - self._val[own] > max(self.tolerance, min(self._val_noise[value], MOST_HARM))
+        """Return whether validation ends higher than with the run's own by more than is tolerated, be it by chance."""
+        known = value in self._val and own in self._val
+        return known and self._val[value] - self._val[own] > self.tolerance
 
     @property
     def between(self) -> float | None:
