@@ -167,15 +167,24 @@ def test_what_validation_prefers_is_chosen_where_nothing_hurts() -> None:
     assert reason_of(answer) == "validation loss ends clearly lower with 1 than with 0"
 
 
-def test_what_ends_visibly_higher_in_validation_is_never_chosen() -> None:
-    # No harm in training; validation ends 10% of its fall higher from 1e-2 on, which is the edge. Training
-    # does not show where between 1e-3 and 1e-2, so that half a decade back is tried: 3.16e-3, rounded down.
-    tried, answer = searched(0.0, lambda decay: 0.0, lambda decay: 0.1 if decay >= 1e-2 else 0.0)
+def test_an_edge_that_only_validation_shows_is_approached_by_half_a_decade() -> None:
+    # Validation ends 10% of its fall higher from 1e-2 on, and training hardly. That does not show where below 1e-2 the
+    # edge is, so that half a decade back is tried: 3.16e-3, rounded down.
+    tried, answer = searched(0.0, lambda decay: decay / 100, lambda decay: 0.1 if decay >= 1e-2 else 0.0)
     assert tried == [0.0, 1e-4, 1e-3, 1e-2, 3e-3]
     assert value_of(answer) == 3e-3
     assert isinstance(answer, Choice)
     assert answer.judged_by == "validation loss"
     assert reason_of(answer).startswith("0.01 costs 9% of the fall of the validation loss, and 0.003 is the largest")
+
+
+def test_what_ends_visibly_higher_in_validation_by_chance_is_no_edge_and_never_chosen() -> None:
+    # Training shows no cost of 1e-2, so that the search goes up to 1, which diverges.
+    tried, answer = searched(
+        0.0, lambda decay: math.inf if decay == 1.0 else 0.0, lambda decay: 0.1 if decay >= 1e-2 else 0.0
+    )
+    assert tried == [0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
+    assert value_of(answer) == 1e-3
 
 
 @settings(max_examples=60, deadline=None)
