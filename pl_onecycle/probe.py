@@ -20,7 +20,7 @@ from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_
 from pl_onecycle.finder import Finder, finders
 from pl_onecycle.pictures import ProbePicture, draw
 from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.report import Advance, Report, curves_table, progress_bar
+from pl_onecycle.report import Advance, Report, curves_table
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import counted
 from pl_onecycle.trial import Checkups, run_trial
@@ -168,18 +168,26 @@ class Probe(Finder[Choice]):
 
     @override
     def _search(self, run: RunOptimizer) -> Choice | Refusal:
-        candidates, before = self._candidates(run.optimizer), self.before
-        if tuple(candidates) == self.defaults and before and before not in candidates:
-            candidates.append(before)  # so that only a value compared with it can replace it
-        most = len(candidates) + len(self._neighbours(candidates[0]))
-        with progress_bar(run.trainer, most * self.num_steps, self.title) as advance:
-            self._try_each(run, candidates, advance)
+        with self._progress(run, self._most(run) * self.num_steps) as advance:
+            self._try_each(run, self._first(run), advance)
             answer = self._choose()
             if isinstance(answer, Choice) and not answer.within_noise:  # within noise a finer search is pointless
                 near = [it for it in self._neighbours(answer.value) if not self._is_near_another(it)]
                 self._try_each(run, near, advance)
                 answer = self._choose() if near else answer
         return answer
+
+    def _first(self, run: RunOptimizer) -> list[float]:
+        """Return the candidates that are tried in any case."""
+        candidates, before = self._candidates(run.optimizer), self.before
+        if tuple(candidates) == self.defaults and before and before not in candidates:
+            candidates.append(before)  # so that only a value compared with it can replace it
+        return candidates
+
+    def _most(self, run: RunOptimizer) -> int:
+        """Return the largest number of candidates that may be tried."""
+        first = self._first(run)
+        return len(first) + len(self._neighbours(first[0]))
 
     def _try_each(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> None:
         """Run a trial for each candidate that has not been tried."""
@@ -235,9 +243,22 @@ class Probe(Finder[Choice]):
 
     # ------------------------------------------------------------------------------------------- show
     @override
+    def _cost(self, run: RunOptimizer) -> str:
+        most = self._most(run)
+        return self._cost_of(run, most * self.num_steps, f"{most} × {self.num_steps}")
+
+    @override
+    def _steps_taken(self) -> int:
+        return sum(min(len(curve), self.num_steps) for curve in self.curves.values())
+
+    @override
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        return self.val_batches > 0 and trainer.enable_validation
+
+    @override
     def _description(self, run: RunOptimizer) -> str:
         is_known = self.max_lr is not None or any(map(self._sets_peak, finders(run.trainer)))
-        whose = "" if is_known else " of the optimizer, as no range test has set another"
+        whose = "" if is_known else " (no range test has set it)"
         parts = [
             counted(len(self.curves), "candidate"),
             f"{self.num_steps} steps each",
@@ -247,7 +268,7 @@ class Probe(Finder[Choice]):
         if not any(curve.val_loss for curve in self.curves.values()):
             there_is = self.val_batches > 0 and run.trainer.enable_validation
             missing = f"validation produces no `{self.monitor}`" if there_is else "there is no validation loss"
-            parts.append(f"judged by the training loss, as {missing}")
+            parts.append(f"judged by training loss, as {missing}")
         return ", ".join(parts)
 
     def _sets_peak(self, finder: Finder[Any]) -> bool:
@@ -256,26 +277,30 @@ class Probe(Finder[Choice]):
         return is_same and finder.apply and finder.suggestion is not None
 
     @property
-    def saved(self) -> float:
-        """Share of the steps that were not run because their candidate had diverged or become hopeless."""
-        return 1 - self._steps_run / (len(self.curves) * self.num_steps) if self.curves else 0.0
+    @override
+    def interval(self) -> tuple[float, float] | None:
+        if self.value is None:
+            return None
+        below, above = ([it for it in self.curves if sign * it > sign * self.value] for sign in (-1, 1))
+        return max(below, default=self.value), min(above, default=self.value)
 
     @property
-    def _steps_run(self) -> int:
-        return sum(min(len(curve), self.num_steps) for curve in self.curves.values())
+    def saved(self) -> float:
+        """Share of the steps that were not run because their candidate had diverged or become hopeless."""
+        return 1 - self._steps_taken() / (len(self.curves) * self.num_steps) if self.curves else 0.0
 
     @override
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "share_of_steps_saved": self.saved}
+        curves = {series: curve.to_dict() for series, curve in self.labelled().items()}
+        return {**super().facts(), "share_of_steps_saved": self.saved, "curves": curves}
 
     @override
     def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
         name, curves = f"{self.value_name}_probe", self.labelled()
-        plain = {series: curve.to_dict() for series, curve in curves.items()}
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curves": plain},
+            facts={**self.facts(), "changed": changed},
             tables={"curves.csv": partial(curves_table, curves)},
             figures={name: partial(draw, self.picture())},
             candidates=curves,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
+from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
@@ -31,7 +31,7 @@ from pl_onecycle.curves import (
 from pl_onecycle.finder import Finder
 from pl_onecycle.pictures import SchedulePicture, SweepPicture, draw
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
-from pl_onecycle.report import Advance, Report, curve_table, progress_bar
+from pl_onecycle.report import Advance, Report, curve_table
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import Checkups, run_trial
 
@@ -141,6 +141,7 @@ class LRRangeTest(Finder[Suggestion]):
     curve: LossCurve | None
     coarse: list[LossCurve]
     cycles: dict[float, LossCurve]
+    steps: int
 
     def __init__(
         self,
@@ -242,17 +243,23 @@ class LRRangeTest(Finder[Suggestion]):
 
     @override
     def _search(self, run: RunOptimizer) -> Suggestion | Refusal:
-        count = CYCLES if self.verify is True else int(self.verify)
-        most = self._budget + count * self.verify_steps
-        if count:
-            total = f"{self._budget} + {count} x {self.verify_steps} = {most}"
-            rank_zero_info(f"{self.title}: at most {total} optimizer steps.")
-        with progress_bar(run.trainer, most, self.title) as advance:
+        with self._progress(run, self._most_steps) as advance:
             answer = self._sweep(run, advance)
             self._sweep_steps = self.steps
-            if isinstance(answer, Suggestion) and count:
-                answer = self._verify(run, answer, count, advance)
+            if isinstance(answer, Suggestion) and self._cycle_count:
+                answer = self._verify(run, answer, self._cycle_count, advance)
         return answer
+
+    @property
+    def _cycle_count(self) -> int:
+        """Number of short cycles that verify the suggestion."""
+        return CYCLES if self.verify is True else int(self.verify)
+
+    @property
+    def _most_steps(self) -> int:
+        """Largest number of optimizer steps of the whole test."""
+        most: int = self._budget + self._cycle_count * self.verify_steps
+        return most
 
     @property
     def _is_adaptive(self) -> bool:
@@ -337,7 +344,33 @@ class LRRangeTest(Finder[Suggestion]):
     def _label_in(self, run: RunOptimizer) -> str:
         return "base lr" if run.doubt else super()._label_in(run)
 
+    @override
+    def _advice(self, run: RunOptimizer) -> list[str]:
+        if run.schedulers:
+            return []
+        name = type(run.optimizer).__name__
+        return [f"held constant, as {name} has no scheduler: `configure_one_cycle(self, optimizer)` makes it one cycle"]
+
     # ------------------------------------------------------------------------------------------- show
+    @override
+    def _cost(self, run: RunOptimizer) -> str:
+        cycles = f"{self._budget} + {self._cycle_count} × {self.verify_steps}" if self._cycle_count else ""
+        return self._cost_of(run, self._most_steps, cycles)
+
+    @override
+    def _steps_taken(self) -> int:
+        return self.steps
+
+    @override
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        return self.monitor != TRAIN_LOSS or self._cycle_count > 0
+
+    @property
+    @override
+    def interval(self) -> tuple[float, float] | None:
+        found = self.suggestion
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
+
     @property
     @override
     def why(self) -> str:
@@ -363,6 +396,7 @@ class LRRangeTest(Finder[Suggestion]):
             "steps": self.steps,
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
+            "curve": None if self.curve is None else self.curve.to_dict(),
         }
 
     @override
@@ -373,7 +407,7 @@ class LRRangeTest(Finder[Suggestion]):
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
+            facts={**self.facts(), "changed": changed},
             tables={"curve.csv": partial(curve_table, self.curve)},
             figures={name: partial(draw, self.picture(planned=None if cycle is None else cycle.policy))},
             sweeps={"": self.curve},

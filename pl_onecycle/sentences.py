@@ -11,7 +11,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: BaseException) -> str:
     r"""Return the type of an exception and the first line of its message, as some end with whole tensors.
 
     Example:

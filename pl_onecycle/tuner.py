@@ -19,6 +19,7 @@ from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_of, set_attributes
+from pl_onecycle.page_writer import write_page_of
 from pl_onecycle.pictures import SchedulePicture, SweepPicture, TuningPicture, draw
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
@@ -223,11 +224,14 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
     values: dict[str, Any] = {"max_lr": None, "weight_decay": None, "batch_size": None, "max_momentum": None}
     before: dict[str, float] = {}
     reasons: dict[str, str] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for finder in ran:  # a second range test comes last
         name = finder.result_name
         if name in reasons and finder.suggestion is None:
             continue
         values[name] = finder.used
+        if finder.used is not None and finder.interval is not None:
+            intervals[name] = finder.interval
         reasons[name] = _why(finder)
         if finder.before is not None:
             before.setdefault(name, finder.before)
@@ -241,6 +245,7 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
         optimizer=ran[-1].optimizer,
         attr_name=next((finder.attr_name for finder in ran if isinstance(finder, LRRangeTest)), ""),
         batch_size_key=config_keys.get("data.batch_size" if on_data else "model.batch_size", ""),
+        intervals=intervals,
     )
 
 
@@ -264,6 +269,7 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     tables = {f"{name}.csv": partial(curve_table, curve) for name, curve in sweeps.items()}
     tables |= {f"{name}.csv": partial(curves_table, probe.labelled()) for name, probe in probes.items()}
     found = {"config": result.config(), "before": dict(result.before), "reasons": dict(result.reasons)}
+    found["search_space"] = result.search_space()
     text = f"# Values for {result.tuned_for}, to be used by: fit -c ... -c tuned.yaml\n"
     report = Report(
         "Tuning",
@@ -279,8 +285,8 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     )
     # Others would begin a run, which trains nothing.
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    saved = save(report, root, loggers)
-    saved.draw(loggers)
+    saved = save(report, root, loggers).draw(loggers)
+    write_page_of(saved, f"Tuning of {result.tuned_for}")
     return saved.folder
 
 

@@ -9,12 +9,11 @@ from typing import Any, Literal
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, rank_zero_info
+from pl_onecycle._lightning import MisconfigurationException
 from pl_onecycle.checks import expect_bool, expect_number, plain
 from pl_onecycle.curves import Choice, DecaySearch, Refusal
 from pl_onecycle.optimizer_groups import is_decoupled, weight_decay_of, write_weight_decay
 from pl_onecycle.probe import Probe, ProbeMode
-from pl_onecycle.report import progress_bar
 from pl_onecycle.run_length import epochs_left
 from pl_onecycle.run_optimizer import RunOptimizer
 
@@ -164,17 +163,20 @@ class WeightDecayProbe(Probe):
     def _search(self, run: RunOptimizer) -> Choice | Refusal:
         if self.weight_decays != "search":
             return super()._search(run)
-        most = SEARCHED * self.num_steps
-        rank_zero_info(f"{self.title}: at most {SEARCHED} x {self.num_steps} = {most} optimizer steps.")
         start = START_DECOUPLED if is_decoupled(run.optimizer) else START_COUPLED
         search = DecaySearch(self._value_before(run), start, epochs_left(run.trainer))
-        with progress_bar(run.trainer, most, self.title) as advance:
-            while self._steps_run <= most - self.num_steps:
+        most = SEARCHED * self.num_steps
+        with self._progress(run, most) as advance:
+            while self._steps_taken() <= most - self.num_steps:
                 value = search.next_decay(self.curves)
                 if value is None:
                     break
                 self._try_each(run, [value], advance)
         return search.choice(self.curves)
+
+    @override
+    def _most(self, run: RunOptimizer) -> int:
+        return SEARCHED if self.weight_decays == "search" else super()._most(run)
 
     @override
     def _choose_among_equals(self, values: Sequence[float]) -> float:

@@ -31,6 +31,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         "pure",
         {"pictures/colours", "pictures/panels", "pictures/schedule", "pictures/shown", "sentences"},
     ),
+    "pictures/played": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown", "pictures/sweep"}),
     "pictures/drawn": (
         "pure",
         {"pictures/figure", "pictures/panels", "pictures/probe", "pictures/schedule", "pictures/sweep"},
@@ -38,8 +39,8 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "pictures/card": ("pure", {"pictures/png"}),
     "pictures": (
         "pure",
-        {"pictures/card", "pictures/drawn", "pictures/panels", "pictures/png", "pictures/probe", "pictures/schedule"}
-        | {"pictures/sweep"},
+        {"pictures/card", "pictures/drawn", "pictures/panels", "pictures/played", "pictures/png", "pictures/probe"}
+        | {"pictures/schedule", "pictures/sweep"},
     ),
     "policy/shapes": ("pure", set()),
     "policy/one_cycle": ("pure", {"checks", "pictures", "policy/shapes"}),
@@ -84,6 +85,14 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         | {"curves/rounds", "curves/search", "curves/suggestion", "curves/thresholds", "curves/trough"}
         | {"curves/verification"},
     ),
+    "page/results": ("pure", {"curves"}),
+    "page/played": ("pure", set()),
+    "page/hindsight": ("pure", {"curves", "page/played", "page/results"}),
+    "page/traces": ("pure", {"curves"}),
+    "page/charts": ("pure", {"curves", "page/played", "page/results", "page/traces"}),
+    "page/markup": ("pure", {"page/charts", "page/hindsight", "page/played", "page/results"}),
+    "page/document": ("pure", {"page/charts", "page/hindsight", "page/markup", "page/played", "page/results"}),
+    "page": ("pure", {"page/document", "page/hindsight", "page/played", "page/results", "page/traces"}),
     "optimizer_groups": ("torch", {"checks"}),
     "real_step": ("torch", set()),
     "scheduler": ("torch", {"checks", "optimizer_groups", "pictures", "policy", "real_step"}),
@@ -104,6 +113,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
         | {"run_length", "scheduler", "sentences"},
     ),
+    "search_cost": ("Lightning", {"_lightning", "run_length", "sentences"}),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
     "trial/reducer": ("torch", set()),
@@ -134,11 +144,11 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "random_state", "real_step", "sentences", "trial/agreement", "trial/isolation", "trial/run"}
         | {"trial/stand_ins"},
     ),
-    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),
+    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/losses", "trial/run"}),
     "report/files": ("Lightning", {"_lightning", "checks", "curves", "pictures"}),
     "report/sinks": ("Lightning", {"_lightning"}),
     "report/loggers": ("Lightning", {"_lightning", "curves", "report/sinks"}),
-    "report/progress": ("Lightning", {"_lightning"}),
+    "report/progress": ("Lightning", {"_lightning", "sentences"}),
     "report/report": (
         "Lightning",
         {"_lightning", "curves", "pictures", "report/files", "report/loggers", "report/sinks"},
@@ -146,10 +156,12 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "report": ("Lightning", {"report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
+    "played_run": ("Lightning", {"_lightning", "optimizer_groups", "page", "trial"}),
+    "page_writer": ("Lightning", {"_lightning", "page", "pictures", "played_run", "report", "run_optimizer"}),
     "finder": (
         "Lightning",
-        {"_lightning", "checks", "curves", "module_attributes", "pictures", "report", "run_directory"}
-        | {"run_optimizer", "sentences"},
+        {"_lightning", "checks", "curves", "module_attributes", "page_writer", "pictures", "report", "run_directory"}
+        | {"run_optimizer", "search_cost", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",
@@ -167,7 +179,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": (
         "Lightning",
-        {"_lightning", "checks", "curves", "optimizer_groups", "probe", "report", "run_length", "run_optimizer"},
+        {"_lightning", "checks", "curves", "optimizer_groups", "probe", "run_length", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
     "tune_result": (
@@ -181,12 +193,23 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "tuner": (
         "Lightning",
-        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "pictures"}
-        | {"probe", "range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
+        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "page_writer"}
+        | {
+            "pictures",
+            "probe",
+            "range_test",
+            "report",
+            "run_directory",
+            "sentences",
+            "trial",
+            "tune_result",
+            "weight_decay_probe",
+        },
     ),
+    "commands": ("Lightning", {"page", "pictures", "report"}),
     "cli": (
         "Lightning",
-        {"_lightning", "checks", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},
+        {"_lightning", "checks", "commands", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},
     ),
 }
 ORDER = list(TABLE)

@@ -24,10 +24,11 @@ def test_the_report_holds_result_curves_and_picture(tmp_path: Path, caplog: pyte
     folder = tmp_path / "weight_decay_probe"
     assert sorted(path.name for path in folder.iterdir()) == ["curves.csv", "result.json", "weight_decay_probe.png"]
     assert (folder / "weight_decay_probe.png").read_bytes().startswith(b"\x89PNG")
-    assert line(caplog).endswith(f"; see {folder}.")
+    assert line(caplog).endswith(f"; see {folder}")
     result = json.loads((folder / "result.json").read_text())
     assert result["suggestion"] == found(probe).to_dict()
     assert result["refusal"] is None
+    assert result["seconds"] == probe.seconds
     assert result["changed"] == ["1 parameter group", "module.weight_decay"]
     assert result["settings"] == {
         "weight_decays": [1e-4, 0.0],

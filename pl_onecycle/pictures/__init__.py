@@ -7,6 +7,7 @@ imported only to draw.
 from pl_onecycle.pictures.card import card
 from pl_onecycle.pictures.drawn import Drawable, TuningPicture, draw, draw_results
 from pl_onecycle.pictures.panels import can_draw
+from pl_onecycle.pictures.played import PlayedPicture
 from pl_onecycle.pictures.png import png_of
 from pl_onecycle.pictures.probe import ProbePicture
 from pl_onecycle.pictures.schedule import SchedulePicture, steps_shown
@@ -14,6 +15,7 @@ from pl_onecycle.pictures.sweep import SweepPicture
 
 __all__ = [
     "Drawable",
+    "PlayedPicture",
     "ProbePicture",
     "SchedulePicture",
     "SweepPicture",

@@ -1,4 +1,4 @@
-"""`Curve`, `Suggested`, `Compared` and `Planned`: what a picture needs to know of a result.
+"""`Curve`, `Suggested`, `Compared`, `Planned` and `Played`: what a picture needs to know of a result.
 
 The rooms above define the results; the pictures, which they call, know them by these interfaces only.
 """
@@ -96,3 +96,43 @@ class Planned(Protocol):
 
     def momentum(self, step: float) -> float | None:
         """Return the momentum of a step, or None."""
+
+
+class Plan(Protocol):
+    """A schedule as a few points."""
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """Optimizer steps of the run."""
+
+    @property
+    def lr(self) -> Sequence[float]:
+        """The learning rate of each."""
+
+
+class Played(Protocol):
+    """What a run has done."""
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The recorded optimizer steps."""
+
+    @property
+    def lr(self) -> Sequence[float]:
+        """The learning rate of each."""
+
+    @property
+    def loss(self) -> Sequence[float]:
+        """The training loss of each, NaN where none is known."""
+
+    @property
+    def val_steps(self) -> Sequence[int]:
+        """After how many steps validation ended."""
+
+    @property
+    def val_loss(self) -> Sequence[float]:
+        """The validation loss then."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """What was planned, or None."""

@@ -86,7 +86,7 @@ def draw_sweep(ax: Axes, picture: SweepPicture, is_alone: bool = True) -> None:
     shown = slice(picture.skip[0], max(len(curve.finite_loss) - picture.skip[1], 0))
     lr, loss = curve.finite_lr[shown], curve.finite_loss[shown]
     if len(loss):
-        _draw_losses(ax, lr, loss, curve.smoothed()[shown], curve.noise)
+        draw_losses(ax, lr, loss, curve.smoothed()[shown], curve.noise)
         _draw_end(ax, picture)
     for k, coarse in enumerate(picture.coarse):
         if len(loss):  # behind, in the frame of what decides
@@ -103,7 +103,7 @@ def draw_sweep(ax: Axes, picture: SweepPicture, is_alone: bool = True) -> None:
     put_legend(ax, is_alone)
 
 
-def _draw_losses(ax: Axes, lr: Array, loss: Array, smoothed: Array, noise: float) -> None:
+def draw_losses(ax: Axes, lr: Array, loss: Array, smoothed: Array, noise: float = 0.0) -> None:
     """Draw losses in a frame of the smoothed ones, as an explosion must not squash the rest; mark what is beyond."""
     lowest, highest = float(smoothed.min()), float(smoothed.max())
     reach = max((highest - lowest) / 2, NOISES * noise)

@@ -3,7 +3,7 @@
 A sink: everything flows in, nothing flows out. `Report` says what there is to show, and `save` shows it.
 """
 
-from pl_onecycle.report.files import curve_table, curves_table
+from pl_onecycle.report.files import as_saved, curve_table, curves_table, write_page
 from pl_onecycle.report.loggers import Loggers
 from pl_onecycle.report.progress import Advance, progress_bar
 from pl_onecycle.report.report import Report, Saved, save
@@ -13,8 +13,10 @@ __all__ = [
     "Loggers",
     "Report",
     "Saved",
+    "as_saved",
     "curve_table",
     "curves_table",
     "progress_bar",
     "save",
+    "write_page",
 ]

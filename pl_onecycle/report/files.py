@@ -11,7 +11,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import fsspec
@@ -73,15 +73,43 @@ def write_picture(folder: str, name: str, figure: Figure) -> bytes:
         OSError: It cannot be written.
     """
     content = png_of(figure)
-    files, path = fsspec.core.url_to_fs(f"{folder}/{name}.png")
+    _write_whole(f"{folder}/{name}.png", content)
+    return content
+
+
+def write_page(root: str, page: str, path: str | None = None) -> str:
+    """Write a page as ``report.html``, or as ``report_1.html`` and so on where another run's is.
+
+    Args:
+        root: The directory, local or of any file system that fsspec knows.
+        page: The page.
+        path: Where the same run has written its page before, which is replaced.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    files, base = fsspec.core.url_to_fs(root)
+    if path is None:
+        names = itertools.chain(["report.html"], (f"report_{i}.html" for i in itertools.count(1)))
+        new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
+        path = f"{root.rstrip('/')}/{new}"
+    files.makedirs(base, exist_ok=True)
+    _write_whole(path, page.encode())
+    return path
+
+
+def _write_whole(where: str, content: bytes) -> None:
+    files, path = fsspec.core.url_to_fs(where)
     try:
         with files.open(path, "wb") as handle:
             handle.write(content)
     except OSError:
-        with suppress(OSError):  # half a picture is worse than none
+        with suppress(OSError):  # half a picture or page is worse than none
             files.rm(path)
         raise
-    return content
 
 
 def curve_table(curve: LossCurve) -> Table:
@@ -108,6 +136,12 @@ def _csv_text(rows: Table) -> str:
     return text.getvalue()
 
 
+def as_saved(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``result.json`` with these facts says when it is read."""
+    content: dict[str, Any] = json.loads(_json_text(facts))
+    return content
+
+
 def _json_text(facts: Mapping[str, Any]) -> str:
     facts = _without_nan(plain({**facts, "versions": _versions()}))
     text = json.dumps(facts, indent=2, allow_nan=False, default=str)
@@ -125,4 +159,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}
+    found = {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}
+    with suppress(PackageNotFoundError):  # imported from a folder, without an installation
+        found["pl_onecycle"] = version("pl_onecycle")
+    return found

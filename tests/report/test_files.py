@@ -78,7 +78,7 @@ def test_the_json_file_holds_facts_curve_and_versions_with_null_for_nan(tmp_path
             "val_loss": [],
         },
     }
-    assert sorted(versions) == ["lightning", "python", "torch"]
+    assert sorted(versions) == ["lightning", "pl_onecycle", "python", "torch"]
     assert versions["python"] == platform.python_version()
     assert versions["lightning"] == lightning.__version__
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]

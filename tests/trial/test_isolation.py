@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 
 from pl_onecycle import LRRangeTest, OneCycleTuner, TuneResult, WeightDecayProbe
 from pl_onecycle.trial.isolation import isolated
+from pl_onecycle.trial.memory import slots
 from tests.faults import FAULTS, Broken, fails, in_hook
 from tests.fits import data
 from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, plain, shape_of
@@ -256,6 +257,7 @@ ONE_FAULT = (
 
 
 @pytest.mark.filterwarnings("ignore:LR range test. the (report|picture) could not be (written|drawn).*")
+@pytest.mark.filterwarnings("ignore:The page of this run could not be written.*")
 @pytest.mark.parametrize("at", [0, 13])
 @pytest.mark.parametrize(
     ("name", "fault"),
@@ -402,6 +404,7 @@ class Moments:
 
     def __enter__(self) -> "Moments":
         self.tracer = sys.gettrace()
+        slots.cache_clear()  # its lines run in each trial, and not only in the first
         sys.settrace(self.on_call)
         return self
 

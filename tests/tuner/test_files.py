@@ -25,7 +25,7 @@ def test_files_and_picture_hold_all_and_are_never_overwritten(
     for result in results:
         folder = tmp_path / Path(str(result.directory)).name
         assert sorted(path.name for path in folder.iterdir()) == [
-            *("lr_range_test.csv", "result.json", "tune.png", "tuned.yaml", "weight_decay_probe.csv")
+            *("lr_range_test.csv", "report.html", "result.json", "tune.png", "tuned.yaml", "weight_decay_probe.csv")
         ]
         assert (folder / "tune.png").read_bytes().startswith(b"\x89PNG")
         text = (folder / "tuned.yaml").read_text()
@@ -35,9 +35,16 @@ def test_files_and_picture_hold_all_and_are_never_overwritten(
         assert facts["config"] == result.config()
         assert facts["before"] == dict(result.before)
         assert facts["reasons"] == dict(result.reasons)
+        assert facts["search_space"] == result.search_space()
+        found = facts["lr_range_test"]["suggestion"]
+        assert result.intervals["max_lr"] == (found["low"], found["high"])
+        tried = [0.0, 1e-3, 1e-1]
+        at = tried.index(result.weight_decay or 0.0)
+        assert result.intervals["weight_decay"] == (tried[max(at - 1, 0)], tried[min(at + 1, 2)])
+        assert all(facts[name]["seconds"] > 0 for name in ("lr_range_test", "weight_decay_probe"))
         assert facts["lr_range_test"]["suggestion"]["lr"] == result.max_lr
         assert facts["weight_decay_probe"]["suggestion"]["value"] == result.weight_decay
-        assert set(facts["versions"]) == {"python", "torch", "lightning"}
+        assert set(facts["versions"]) == {"pl_onecycle", "python", "torch", "lightning"}
         with (folder / "weight_decay_probe.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert {row["series"] for row in rows} == {"wd=1e-01", "wd=1e-03", "wd=0"}
