@@ -173,7 +173,8 @@ def test_the_oracle_of_a_decay_says_how_many_points_it_loses() -> None:
 
     accuracies = {"0": [0.8, 0.82], "0.01": [0.9, 0.92], "1": [0.5, 0.5]}
     oracle = DecayOracle({"kind": "cls", "scores": accuracies})
-    assert (oracle.best, oracle.best_decay) == (pytest.approx(0.91), 0.01)
+    assert oracle.best == pytest.approx(0.91)
+    assert oracle.best_decay == 0.01
     assert [oracle.lost(decay) for decay in (0.01, 0.0, 1.0, 10.0)] == pytest.approx([0, 10, 41, 41])
     assert oracle.lost(0.1) == pytest.approx(20.5)  # half way from 0.01 to 1 on the logarithmic axis
     assert oracle.noise == pytest.approx(0.02 / 2**0.5)  # of the two that lose at most ten points
