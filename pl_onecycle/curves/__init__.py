@@ -6,6 +6,7 @@ Pure maths on numpy: no torch, no Lightning. A trial measures a `LossCurve`; eac
 
 from pl_onecycle.curves.choice import Choice, choose, is_hopeless
 from pl_onecycle.curves.curve import LossCurve, Outcome
+from pl_onecycle.curves.decay_search import DecaySearch, tolerated_harm
 from pl_onecycle.curves.methods import METHODS, Method
 from pl_onecycle.curves.noise import Array, ExplosionDetector, first_explosion
 from pl_onecycle.curves.refusals import Refusal
@@ -25,6 +26,7 @@ __all__ = [
     "MIN_LOSSES",
     "Array",
     "Choice",
+    "DecaySearch",
     "ExplosionDetector",
     "LossCurve",
     "Method",
@@ -48,5 +50,6 @@ __all__ = [
     "refusal",
     "rounds",
     "suggest",
+    "tolerated_harm",
     "verified",
 ]

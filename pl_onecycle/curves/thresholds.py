@@ -98,6 +98,18 @@ SURE_MARGIN, MATTERS = 4.0, 0.03
 # of the best one.
 HOPELESS_CHECKUPS, HOPELESS_SHARE = 3, 0.5
 
+# ------------------------------------------------------------------------ the search for a weight decay
+# Share of the fall of a loss that a weight decay may cost in a short cycle: so much for each epoch of the run, within
+# these bounds. On the development half of benchmarks/weight_decay.py, 0.002 to 0.004 for each epoch and at most 0.05 to
+# 0.1 work about as well.
+HARM_OF_EPOCH, LEAST_HARM, MOST_HARM = 0.003, 0.006, 0.05
+# A validation loss that ends this share of its fall, or of its level if that is less, above the training loss shows
+# overfitting; without it, this share of the epochs counts.
+GAP, UNSEEN = 0.1, 0.25
+# The candidate below the edge is aimed at this share of what is tolerated.
+AIM = 2 / 3
+HALF_DECADE = 10**0.5
+
 # -------------------------------------------------------------------------- verification by short cycles
 # Default number of cycles, and the decades between neighbours: most suggestions are off by at most half a decade to
 # either side, see benchmarks/suggestion.py.
