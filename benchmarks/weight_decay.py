@@ -19,7 +19,8 @@
     python benchmarks/weight_decay.py --quick
 
 Result of runs (torch 2.14.1, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server with other work on them,
-n = 24 in each group, 3 minutes a group; the stored runs took 34 minutes). The rule was chosen on A and B, and C was measured once with it:
+n = 24 in each group, 3 minutes a group; the stored runs took 34 minutes). The rule was chosen on A and B, and C was
+measured once with it:
 
     points lost: mean / worst (worse than own)
     group    own              Smith's candidates         probe                     best
@@ -30,8 +31,8 @@ n = 24 in each group, 3 minutes a group; the stored runs took 34 minutes). The r
 Most is lost where labels are noisy, and where a run overfits long after the probe's steps: a short cycle does not show
 what a large decay is good for there.
 
-Result of the others (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server with other work on them, n = 10, 6
-minutes):
+Result of the others (torch 2.15.0, lightning 2.6.6, Python 3.11, 2 cores of a shared x86 server with other work on
+them, n = 10, 6 minutes):
 
     right decay   mode        chosen   called sure  wrong and sure
     0.1           rise      10 of 10            10               0
