@@ -182,7 +182,9 @@ def find_fault(curve: LossCurve) -> Refusal | None:
 
 
 def noise_hides_fall(curve: LossCurve) -> bool:
-    """Return whether the loss of a sweep may fall although its noise hides it; not against a control, which shows it.
+    """Return whether noise may hide or feign a fall of the loss, so that a control is worth its steps.
+
+    It is stricter than a refusal, as a control also shows whether a fall is noise that grows with the lr.
 
     Args:
         curve: A sweep.
@@ -192,9 +194,10 @@ def noise_hides_fall(curve: LossCurve) -> bool:
         >>> noise_hides_fall(LossCurve(lr, [1.0, 1.1] * 15)), noise_hides_fall(LossCurve(lr, [1.0] * 30))
         (True, False)
     """
-    if curve.control or _fault_of_form(curve) is not None or _fault_of_fall(curve) is None:
+    if curve.control or _fault_of_form(curve) is not None or curve.noise <= ROUNDING * abs(curve.start):
         return False
-    return curve.noise > ROUNDING * abs(curve.start)
+    fall = _Fall.of(curve)
+    return _fault_of_fall(curve) is not None or fall.size <= MIN_FALL * fall.scatter
 
 
 def _fault_of_form(curve: LossCurve) -> Refusal | None:
@@ -218,9 +221,10 @@ def _fault_of_fall(curve: LossCurve) -> Refusal | None:
     # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
     if min(fall.size, curve.start - fall.lowest) <= ROUNDING * abs(curve.start):
         return Refusal("the loss does not fall anywhere in the sweep")
-    least = MIN_CONTROLLED_FALL if curve.control else MIN_FALL
-    if fall.size <= least * fall.noise:
-        return Refusal(f"the loss falls by {fall.size:.3g}, less than {least:g} times the noise of {fall.noise:.3g}")
+    # Without a control the noise of the whole curve decides: the scatter of few steps is also the bend of their loss.
+    least, noise = (MIN_CONTROLLED_FALL, fall.scatter) if curve.control else (MIN_FALL, fall.noise)
+    if fall.size <= least * noise:
+        return Refusal(f"the loss falls by {fall.size:.3g}, less than {least:g} times the noise of {noise:.3g}")
     return None
 
 
@@ -231,30 +235,28 @@ class _Fall:
     Attributes:
         size: Height of the fall.
         lowest: The loss at its lower end.
-        noise: Standard deviation of such a fall by chance.
+        noise: Standard deviation of such a fall by chance, from the noise of the whole curve.
+        scatter: The same from the losses around its two ends: they scatter the more, the further the weights have
+            moved. At the lowest lrs a net whose last layer starts at zero shows no noise at all, and neither does a
+            difference to a control.
     """
 
     size: float
     lowest: float
     noise: float
+    scatter: float
 
     @classmethod
     def of(cls, curve: LossCurve) -> "_Fall":
         wide = curve.smoothed(WIDE_BANDWIDTH)
         lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
         highest = int(wide[:lowest].argmax())
-        return cls(float(wide[highest] - wide[lowest]), float(wide[lowest]), _noise_between(curve, [highest, lowest]))
-
-
-def _noise_between(curve: LossCurve, points: list[int]) -> float:
-    """Return the standard deviation, by chance, of the difference of two points of the widely smoothed curve.
-
-    Losses scatter the more, the further the weights have moved: at the lowest lrs a net whose last layer starts at zero
-    shows no noise at all, and neither does a difference to a control. So the scatter of the losses around the two
-    points counts, and without a control that of the whole curve if it is larger.
-    """
-    decades = np.log10(curve.finite_lr)
-    weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE_BANDWIDTH) ** 2)
-    share = weight / weight.sum(0)
-    around = math.sqrt(float(((share * curve.residual[:, None]) ** 2).sum()))
-    return around if curve.control else max(around, curve.noise * math.sqrt(float((share**2).sum())))
+        decades = np.log10(curve.finite_lr)
+        weight = np.exp(-0.5 * ((decades[:, None] - decades[[highest, lowest]]) / WIDE_BANDWIDTH) ** 2)
+        share = weight / weight.sum(0)
+        return cls(
+            size=float(wide[highest] - wide[lowest]),
+            lowest=float(wide[lowest]),
+            noise=curve.noise * math.sqrt(float((share**2).sum())),
+            scatter=math.sqrt(float(((share * curve.residual[:, None]) ** 2).sum())),
+        )

@@ -85,11 +85,10 @@ def moved(seed: int, sd: float) -> Array:
     return noise
 
 
-def test_noise_that_grows_with_the_lr_is_no_fall_for_nine_of_ten_seeds() -> None:
+def test_noise_that_grows_with_the_lr_asks_for_a_control_for_nine_of_ten_seeds() -> None:
     # As of a net whose last layer starts at zero and whose labels are chance: at first all losses are the same.
     curves = [LossCurve((10**DENSE).tolist(), (2.3 + moved(seed, 0.1)).tolist()) for seed in range(100)]
-    assert sum(refusal(curve) is None for curve in curves) <= 10
-    assert all(noise_hides_fall(curve) for curve in curves if refusal(curve) is not None)
+    assert sum(map(noise_hides_fall, curves)) >= 90
 
 
 def test_shuffled_labels_are_refused_against_a_control_for_four_of_five_seeds() -> None:
