@@ -498,4 +498,6 @@ class LRRangeTest(Finder[Suggestion]):
     def _curve_label(self) -> str:
         """The name of the quantity on the curve, for plots."""
         name = "training loss" if self.monitor == TRAIN_LOSS else self.monitor
+        if self.curve is not None and self.curve.control:
+            return f"{name} against a control"
         return f"-{name}" if self.monitor_mode == "max" else name

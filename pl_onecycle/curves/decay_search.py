@@ -250,8 +250,13 @@ class _Harms:
         if value not in self.levels:
             return {"dropped": "falls behind", "diverged": "diverges"}.get(self._curves[value].outcome, "ends early")
         if self.costs_validation(value):
-            return f"costs {self._val[value]:.0%} of the fall of the validation loss"
+            return f"raises the validation loss by {self._val[value]:.0%} of its {self._name_of_unit}"
         return f"costs {self.levels[value]:.0%} of the fall of the training loss"
+
+    @property
+    def _name_of_unit(self) -> str:
+        losses = judged(next(iter(self._usable.values())), "validation loss")
+        return "fall" if self._unit("validation loss") == float(np.ptp(losses)) else "level"
 
 
 def _rounded(value: float) -> float:

@@ -176,7 +176,7 @@ def test_an_edge_that_only_validation_shows_is_approached_by_half_a_decade() -> 
     assert value_of(answer) == 3e-3
     assert isinstance(answer, Choice)
     assert answer.judged_by == "validation loss"
-    assert reason_of(answer).startswith("0.01 costs 9% of the fall of the validation loss, and 0.003 is the largest")
+    assert reason_of(answer).startswith("0.01 raises the validation loss by 9% of its fall, and 0.003 is the largest")
 
 
 def test_what_ends_visibly_higher_in_validation_by_chance_is_no_edge_and_never_chosen() -> None:
