@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from pl_onecycle.curves import Refusal, rounds
 from pl_onecycle.page import NoResult, Result, page_of_runs, read_results
 from pl_onecycle.pictures import ProbePicture, SweepPicture, can_draw, draw_results, png_of
 from pl_onecycle.report import write_page
@@ -95,13 +96,14 @@ def _pictures(runs: dict[str, list[Result]]) -> dict[str, SweepPicture | ProbePi
         for result in results:
             title = f"{name}\n{result.title}"
             again = sum(1 for other in pictures if other == title or other.startswith(f"{title} ("))
-            picture = _picture(result)
+            picture = picture_of(result)
             if picture is not None:
                 pictures[f"{title} ({again + 1})" if again else title] = picture
     return pictures
 
 
-def _picture(result: Result) -> SweepPicture | ProbePicture | None:
+def picture_of(result: Result) -> SweepPicture | ProbePicture | None:
+    """Return the picture of a result as its run has drawn it, or None if it has no curve."""
     if result.curve is not None:
         return SweepPicture(
             result.curve,
@@ -112,5 +114,15 @@ def _picture(result: Result) -> SweepPicture | ProbePicture | None:
             coarse=result.coarse,
         )
     if result.candidates:
-        return ProbePicture(result.title, result.candidates, None, over_lr=False, reason=result.reason)
+        values = result.candidate_values
+        compared = rounds({values[name]: curve for name, curve in result.candidates.items()})
+        return ProbePicture(
+            result.title,
+            result.candidates,
+            result.chosen,
+            over_lr=result.settings.get("mode") == "rise",
+            reason=result.reason,
+            values=values,
+            rounds=() if isinstance(compared, Refusal) else compared,
+        )
     return None

@@ -71,8 +71,8 @@ def sweep_chart(result: Result) -> Chart:
     data.append(trace(lr, smoothed, "smoothed", {"color": "@blue", "width": 3}))
     shapes: list[dict[str, Any]] = []
     if result.trough is not None:
-        shapes.append(band(*result.trough, "@orange:0.18"))
-        data.append(legend_key("trough", "@orange:0.4"))
+        shapes.append(band(*result.trough, "@sky:0.28"))
+        data.append(legend_key("trough", "@sky:0.5"))
     if found is not None:
         if found.low is not None and found.high is not None:
             shapes.append(band(found.low, found.high, "@red:0.18"))
@@ -91,7 +91,7 @@ def _loss_axis(title: str, *series: Sequence[float]) -> dict[str, Any]:
 
 
 def _cycles_chart(result: Result) -> Chart:
-    named = {f"lr {float(name):.3g}": curve for name, curve in _cycles(result)}
+    named = {f"lr {float(name):.3g}": curve for name, curve in result.cycles.items()}
     return _steps_chart("Short cycles that verify the suggestion", named, is_pictured=False)
 
 
@@ -102,10 +102,6 @@ def _steps_chart(title: str, curves: Mapping[str, LossCurve], is_pictured: bool 
     ]
     layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "training loss, smoothed"}}}
     return Chart(title, data, layout, is_pictured)
-
-
-def _cycles(result: Result) -> list[tuple[str, LossCurve]]:
-    return sorted(result.cycles.items(), key=lambda item: float(item[0]))
 
 
 def overlay_chart(results: Mapping[str, Result]) -> Chart:
@@ -164,7 +160,8 @@ def schedule_charts(played: Played) -> list[Chart]:
     layout: dict[str, Any] = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": LR}}}
     if any("yaxis" in line for line in lines):
         second = {"title": {"text": "momentum"}, "overlaying": "y", "side": "right", "showgrid": False}
-        layout["yaxis2"] = second | {"tickformat": ".3~f"}
+        # Not at the ticks of the lr, which would be crooked numbers here.
+        layout["yaxis2"] = second | {"tickformat": ".3~f", "tickmode": "auto"}
     charts = [Chart("Learning rate and momentum", lines, layout)] if lines else []
     return charts + _loss_chart(played)
 

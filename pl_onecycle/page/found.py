@@ -1,0 +1,121 @@
+"""What a search found, as HTML: the change in a line, its numbers, and its candidates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from pl_onecycle.curves import LossCurve, is_comparable, is_validated, level
+from pl_onecycle.page.markup import details, paragraphs, table, time_of
+from pl_onecycle.page.results import Result
+from pl_onecycle.sentences import change, short
+
+# What the names in a ``result.json`` mean, where they are no words.
+WORDS = {
+    "low": "interval, lower end",
+    "high": "interval, upper end",
+    "judged_by": "judged by",
+    "margin": "best below the next one by",
+    "noise": "margin that may be chance",
+    "within_noise": "others as good within noise",
+}
+
+
+def headline(result: Result) -> str:
+    """Return what was found, in a line, and why."""
+    name, before, value = result.value_name, result.before, result.value
+    if value is None:
+        line = "no suggestion" if before is None else f"{name} stays {short(before)}: no suggestion"
+    else:
+        line = f"{name} {change(before, value)}{'' if result.is_applied else ', suggested only, not applied'}"
+    return f'<p class="headline">{escape(line)}</p>' + paragraphs([_sentence(result.reason)])
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
+
+
+def numbers(result: Result) -> str:
+    """Return the tables of a result: what was found, the settings, and all points of its curves."""
+    found: Mapping[str, Any] = result.content.get("suggestion") or {}
+    rows = [("before", result.before)]
+    rows += [(WORDS.get(name, name), _plain(name, value)) for name, value in found.items() if name != "reason"]
+    if result.trough is not None:
+        rows += [("trough, lower end", result.trough[0]), ("trough, upper end", result.trough[1])]
+    rows += [("changed", result.content.get("changed")), ("optimizer steps", result.steps)]
+    rows.append(("time", time_of(result.seconds)))
+    title = result.title if result.title[:2].isupper() else f"{result.title[:1].lower()}{result.title[1:]}"
+    settings = table(f"Settings of the {title}", ("argument", "value"), [*result.settings.items()])
+    tables = _points(result)
+    return (
+        _compared(result)
+        + table(f"Numbers of the {title}", ("what", "value"), rows)
+        + details("Settings", settings)
+        + (details("All points", "".join(tables)) if tables else "")
+    )
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as people read it; what a run needs to be repeated keeps all its digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return short(value) if name in ("margin", "noise") and isinstance(value, float) else value
+
+
+def _compared(result: Result) -> str:
+    """Return where each candidate of a probe, or each cycle that verified a suggestion, ended, and which was chosen."""
+    curves, chosen = result.candidates, result.chosen
+    if not curves:
+        curves = {f"lr {short(float(lr))}": curve for lr, curve in result.cycles.items()}
+        chosen = None if result.value is None else f"lr {short(result.value)}"
+    if not curves:
+        return ""
+    kinds = ["training loss", *(["validation loss"] if any(map(is_validated, curves.values())) else [])]
+    rows = [
+        (name, *(_end(curve, kind) for kind in kinds), "chosen" if name == chosen else curve.outcome)
+        for name, curve in curves.items()
+    ]
+    caption = "Where each candidate ended: the mean of the last fifth of its losses"
+    return table(caption, ("candidate", *kinds, "result"), rows)
+
+
+def _end(curve: LossCurve, kind: str) -> str:
+    is_known = is_comparable(curve) and (kind == "training loss" or is_validated(curve))
+    return f"{level(curve, kind):.4g}" if is_known else ""
+
+
+def _points(result: Result) -> list[str]:
+    tables = []
+    if result.curve is not None:
+        curve = result.curve
+        smooth = [*curve.smoothed().tolist(), *[math.nan] * (len(curve) - len(curve.finite_loss))]
+        rows = list(zip(range(len(curve)), curve.lr, curve.loss, smooth, strict=True))
+        tables.append(table("Range test", ("step", "lr", "loss", "smoothed loss"), rows))
+    named = {f"Coarse sweep {k + 1}": curve for k, curve in enumerate(result.coarse)}
+    named |= {f"Cycle with lr {name}": curve for name, curve in result.cycles.items()} | result.candidates
+    for name, curve in named.items():
+        validated = dict(zip(curve.val_steps, curve.val_loss, strict=True))
+        points = list(zip(curve.lr, curve.loss, strict=True))
+        rows_of = [(k, lr, loss, validated.get(k, "")) for k, (lr, loss) in enumerate(points, start=1)]
+        caption = f"{name} ({curve.outcome})"
+        tables.append(table(caption, ("steps done", "lr", "training loss", "validation loss"), rows_of))
+    if result.content.get("tries"):
+        tries = [(size, failure or "fits") for size, failure in result.content["tries"].items()]
+        tables.append(table("Batch sizes tried", ("batch size", "result"), tries))
+    return tables
+
+
+def found_table(named: Sequence[tuple[str, Result]]) -> str:
+    """Return what each of several runs found."""
+    rows = [
+        (name, it.title, it.value_name, _shown(it.before), _shown(it.value), it.reason, it.steps, time_of(it.seconds))
+        for name, it in named
+    ]
+    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "time")
+    return table("What each run found", head, rows)
+
+
+def _shown(value: float | None) -> str | None:
+    return None if value is None else short(value)
