@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from pl_onecycle.curves import Refusal, rounds
 from pl_onecycle.page import NoResult, Result, page_of_runs, read_results
 from pl_onecycle.pictures import ProbePicture, SweepPicture, can_draw, draw_results, png_of
 from pl_onecycle.report import write_page
@@ -114,15 +113,13 @@ def picture_of(result: Result) -> SweepPicture | ProbePicture | None:
             coarse=result.coarse,
         )
     if result.candidates:
-        values = result.candidate_values
-        compared = rounds({values[name]: curve for name, curve in result.candidates.items()})
         return ProbePicture(
             result.title,
             result.candidates,
             result.chosen,
             over_lr=result.settings.get("mode") == "rise",
             reason=result.reason,
-            values=values,
-            rounds=() if isinstance(compared, Refusal) else compared,
+            values=result.candidate_values,
+            rounds=result.rounds,
         )
     return None

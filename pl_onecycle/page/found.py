@@ -66,19 +66,15 @@ def _plain(name: str, value: Any) -> Any:
 
 def _compared(result: Result) -> str:
     """Return where each candidate of a probe, or each cycle that verified a suggestion, ended, and which was chosen."""
-    curves, chosen = result.candidates, result.chosen
-    if not curves:
-        curves = {f"lr {short(float(lr))}": curve for lr, curve in result.cycles.items()}
-        chosen = None if result.value is None else f"lr {short(result.value)}"
+    curves = result.candidates or {f"lr {short(float(lr))}": curve for lr, curve in result.cycles.items()}
     if not curves:
         return ""
     kinds = ["training loss", *(["validation loss"] if any(map(is_validated, curves.values())) else [])]
     rows = [
-        (name, *(_end(curve, kind) for kind in kinds), "chosen" if name == chosen else curve.outcome)
+        (name, *(_end(curve, kind) for kind in kinds), "chosen" if name == result.chosen else curve.outcome)
         for name, curve in curves.items()
     ]
-    caption = "Where each candidate ended: the mean of the last fifth of its losses"
-    return table(caption, ("candidate", *kinds, "result"), rows)
+    return table("Mean of the last fifth of the losses", ("candidate", *kinds, "result"), rows)
 
 
 def _end(curve: LossCurve, kind: str) -> str:
