@@ -25,12 +25,14 @@ WORDS = {
 
 def headline(result: Result) -> str:
     """Return what was found, in a line, and why."""
+    return f'<p class="headline">{escape(_found(result))}</p>' + paragraphs([_sentence(result.reason)])
+
+
+def _found(result: Result) -> str:
     name, before, value = result.value_name, result.before, result.value
     if value is None:
-        line = "no suggestion" if before is None else f"{name} stays {short(before)}: no suggestion"
-    else:
-        line = f"{name} {change(before, value)}{'' if result.is_applied else ', suggested only, not applied'}"
-    return f'<p class="headline">{escape(line)}</p>' + paragraphs([_sentence(result.reason)])
+        return "no suggestion" if before is None else f"{name} stays {short(before)}: no suggestion"
+    return f"{name} {change(before, value)}{'' if result.is_applied else ', suggested only, not applied'}"
 
 
 def _sentence(text: str) -> str:
@@ -105,13 +107,5 @@ def _points(result: Result) -> list[str]:
 
 def found_table(named: Sequence[tuple[str, Result]]) -> str:
     """Return what each of several runs found."""
-    rows = [
-        (name, it.title, it.value_name, _shown(it.before), _shown(it.value), it.reason, it.steps, time_of(it.seconds))
-        for name, it in named
-    ]
-    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "time")
-    return table("What each run found", head, rows)
-
-
-def _shown(value: float | None) -> str | None:
-    return None if value is None else short(value)
+    rows = [(name, _found(it), it.reason, it.title, it.steps, time_of(it.seconds)) for name, it in named]
+    return table("What each run found", ("run", "found", "why", "search", "optimizer steps", "time"), rows)

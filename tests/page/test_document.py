@@ -10,7 +10,7 @@ import pytest
 
 from pl_onecycle.page import Played, RunPage, document, page_of_run, page_of_runs, read_results
 from pl_onecycle.page.found import WORDS
-from pl_onecycle.sentences import duration
+from pl_onecycle.sentences import change, duration
 from tests.page import made
 
 RUNS = pytest.mark.parametrize("run", [made.good, made.refused, made.diverged], ids=lambda run: run.__name__)
@@ -139,8 +139,12 @@ def test_a_page_of_several_runs_names_and_overlays_them() -> None:
     runs = {name: read_results(str(run().root)) for name, run in {"a": made.good, "b": made.diverged}.items()}
     text = page_of_runs(runs, {})
     rows = [row for row in Page(text).rows if row and row[0] in runs]
-    assert [row[:3] for row in rows] == [["a", "LR range test", "max_lr"], ["b", "LR range test", "max_lr"]]
-    assert [float(row[4]) for row in rows] == [float(f"{runs[name][0].value:.3g}") for name in runs]
+    values = {name: result.value or 0.0 for name, [result] in runs.items()}
+    assert [row[1] for row in rows] == [
+        f"max_lr {change(0.01, values['a'])}",
+        f"max_lr {change(2.0, values['b'])}, suggested only, not applied",
+    ]
+    assert [row[3] for row in rows] == ["LR range test"] * 2
     [charts] = re.findall(r'id="charts">(.*?)</script>', text)
     for name, [result] in runs.items():
         assert f'"name":"{name}: {result.value:.3g}"' in charts
