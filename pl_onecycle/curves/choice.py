@@ -92,7 +92,8 @@ def choose(
     last, left = done[-1], done[-1].left
     chosen = of_equals(tuple(left))
     margin, noise = next_margin(last)
-    reason = ", and ".join(_summary_of(one, name) for one in done)
+    before = [f"{len(one.left)} of {len(one.levels)} are as good by {one.kind}" for one in done[:-1]]
+    reason = ", and ".join([*before, _summary_of(last, name)])
     if len(left) > 1:
         seen = "validation and training loss" if len(done) > 1 else last.kind
         reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and {chosen:g} is taken"
@@ -115,6 +116,8 @@ def _summary_of(one: Round, name: str) -> str:
 
 def _names(values: Iterable[float]) -> str:
     *most, last = (f"{value:g}" for value in sorted(values))
+    if len(most) > 3:
+        return f"{len(most) + 1} candidates from {most[0]} to {last}"
     return f"{', '.join(most)} and {last}" if most else last
 
 
