@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pl_onecycle.page import NoResult, Result, page_of_runs, read_results
 from pl_onecycle.pictures import ProbePicture, SweepPicture, can_draw, draw_results, png_of
 from pl_onecycle.report import write_page
+from pl_onecycle.sentences import change
 
 
 def run_command(arguments: Sequence[str]) -> bool:
@@ -93,7 +94,8 @@ def _pictures(runs: dict[str, list[Result]]) -> dict[str, SweepPicture | ProbePi
     pictures: dict[str, SweepPicture | ProbePicture] = {}
     for name, results in runs.items():
         for result in results:
-            title = f"{name}\n{result.title}"
+            found = "no suggestion" if result.value is None else change(result.before, result.value)
+            title = f"{name}\n{result.title}: {found}"
             again = sum(1 for other in pictures if other == title or other.startswith(f"{title} ("))
             picture = picture_of(result)
             if picture is not None:

@@ -210,7 +210,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
             "weight_decay_probe",
         },
     ),
-    "commands": ("Lightning", {"page", "pictures", "report"}),
+    "commands": ("Lightning", {"page", "pictures", "report", "sentences"}),
     "cli": (
         "Lightning",
         {"_lightning", "checks", "commands", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},

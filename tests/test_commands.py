@@ -10,6 +10,7 @@ from pl_onecycle import commands
 from pl_onecycle.commands import run_command
 from pl_onecycle.page import read_results
 from pl_onecycle.pictures import ProbePicture
+from pl_onecycle.sentences import change
 from tests.page import made
 
 PNG = b"\x89PNG\r\n"
@@ -52,6 +53,18 @@ def test_plot_draws_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFix
         widths.append(imread(tmp_path / f"{count}.png").shape[1])
     assert capsys.readouterr().out.split() == [str(tmp_path / f"{count}.png") for count in (1, 2, 3)]
     assert widths == [672, 1248, 1872]  # 5.2 inches a panel at 120 dots, 5.6 for a single one
+
+
+def test_plot_says_above_each_picture_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles: list[str] = []
+    drawn = commands.draw_results
+    monkeypatch.setattr(commands, "draw_results", lambda pictures: titles.extend(pictures) or drawn(pictures))
+    run_command(["plot", str(made.good().root), str(made.refused().root)])
+    lr = made.good().result["suggestion"]["lr"]
+    assert [title.split("\n")[1] for title in titles] == [
+        f"LR range test: {change(0.01, lr)}",
+        "LR range test: no suggestion",
+    ]
 
 
 def test_plot_draws_a_probe_as_its_run_has_drawn_it() -> None:
