@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,13 @@ def test_plot_draws_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_plot_says_above_each_picture_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    titles: list[str] = []
-    drawn = commands.draw_results
-    monkeypatch.setattr(commands, "draw_results", lambda pictures: titles.extend(pictures) or drawn(pictures))
+    titles, drawn = list[str](), commands.draw_results
+
+    def draw_results(pictures: dict[str, Any]) -> Any:
+        titles.extend(pictures)
+        return drawn(pictures)
+
+    monkeypatch.setattr(commands, "draw_results", draw_results)
     run_command(["plot", str(made.good().root), str(made.refused().root)])
     lr = made.good().result["suggestion"]["lr"]
     assert [title.split("\n")[1] for title in titles] == [

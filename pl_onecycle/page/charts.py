@@ -25,7 +25,7 @@ from pl_onecycle.page.traces import (
     trace_over_steps,
     vertical,
 )
-from pl_onecycle.pictures import limits_of, running_mean
+from pl_onecycle.pictures import NOISES, limits_of, running_mean
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,12 @@ def sweep_chart(result: Result) -> Chart:
         shapes.append(vertical(found.lr, "@red"))
         data.append(legend_key(f"max_lr {found.lr:.3g}", "@red", dash="dash"))
     # A coarse sweep is wide: what matters is around the curve.
-    sides = (min(lr) / 10, max(lr) * 10) if lr else (None, None)
-    layout = {"xaxis": log_axis(LR, *sides), "yaxis": _loss_axis("loss", smoothed), "shapes": shapes}
+    beyond = 10 if any(it != curve for it in result.coarse) else 1.2
+    sides = (min(lr) / beyond, max(lr) * beyond) if lr else (None, None)
+    # Where noise hides the fall, the noise is what there is to see.
+    reach = NOISES * curve.noise
+    near = [loss for loss in curve.finite_loss.tolist() if min(smoothed) - reach <= loss <= max(smoothed) + reach]
+    layout = {"xaxis": log_axis(LR, *sides), "yaxis": _loss_axis("loss", smoothed, near), "shapes": shapes}
     return Chart("Loss over the learning rate", data, layout)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from pl_onecycle.curves import LossCurve, is_comparable, is_validated, level
+from pl_onecycle.curves import LossCurve, level
 from pl_onecycle.page.markup import details, paragraphs, table, time_of
 from pl_onecycle.page.results import Result
 from pl_onecycle.sentences import change, short
@@ -42,7 +42,7 @@ def _sentence(text: str) -> str:
 def numbers(result: Result) -> str:
     """Return the tables of a result: what was found, the settings, and all points of its curves."""
     found: Mapping[str, Any] = result.content.get("suggestion") or {}
-    rows = [("before", result.before)]
+    rows: list[tuple[str, Any]] = [("before", result.before)]
     rows += [(WORDS.get(name, name), _plain(name, value)) for name, value in found.items() if name != "reason"]
     if result.trough is not None:
         rows += [("trough, lower end", result.trough[0]), ("trough, upper end", result.trough[1])]
@@ -71,7 +71,7 @@ def _compared(result: Result) -> str:
     curves = result.candidates or {f"lr {short(float(lr))}": curve for lr, curve in result.cycles.items()}
     if not curves:
         return ""
-    kinds = ["training loss", *(["validation loss"] if any(map(is_validated, curves.values())) else [])]
+    kinds = ["training loss", *(["validation loss"] if any(curve.val_loss for curve in curves.values()) else [])]
     rows = [
         (name, *(_end(curve, kind) for kind in kinds), "chosen" if name == result.chosen else curve.outcome)
         for name, curve in curves.items()
@@ -80,7 +80,8 @@ def _compared(result: Result) -> str:
 
 
 def _end(curve: LossCurve, kind: str) -> str:
-    is_known = is_comparable(curve) and (kind == "training loss" or is_validated(curve))
+    losses = curve.loss if kind == "training loss" else curve.val_loss
+    is_known = curve.outcome in ("completed", "stopped") and len(losses) > 0 and all(map(math.isfinite, losses))
     return f"{level(curve, kind):.4g}" if is_known else ""
 
 

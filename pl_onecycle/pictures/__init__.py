@@ -11,9 +11,10 @@ from pl_onecycle.pictures.played import PlayedPicture
 from pl_onecycle.pictures.png import png_of
 from pl_onecycle.pictures.probe import ProbePicture, limits_of
 from pl_onecycle.pictures.schedule import SchedulePicture, steps_shown
-from pl_onecycle.pictures.sweep import SweepPicture
+from pl_onecycle.pictures.sweep import NOISES, SweepPicture
 
 __all__ = [
+    "NOISES",
     "Drawable",
     "PlayedPicture",
     "ProbePicture",

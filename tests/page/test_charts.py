@@ -35,3 +35,12 @@ def test_the_choice_is_marked_and_a_dropped_candidate_does_not_squash_the_others
         whole = [line["y"] for line in chart.data if "(" not in line["name"]]
         assert low < min(map(min, whole)) <= max(map(max, whole)) < high
         assert high - low < 1.5 * (max(map(max, whole)) - min(map(min, whole)))
+
+
+def test_the_picture_of_a_refused_test_shows_all_of_its_noise() -> None:
+    [result] = read_results(str(made.refused().root))
+    chart = charts_of(result)[0]
+    [measured] = [line for line in chart.data if line["name"] == "measured"]
+    (low, high), (left, right) = chart.layout["yaxis"]["range"], chart.layout["xaxis"]["range"]
+    assert low < min(measured["y"]) < max(measured["y"]) < high
+    assert (left, right) == pytest.approx((-9.08, -7.92), abs=0.01)  # a factor of 1.2 around 1e-9 to 1e-8

@@ -81,7 +81,9 @@ def test_a_page_says_where_the_cycles_that_verify_ended() -> None:
     rows = {row[0]: row[1:] for row in page.rows if row and row[0].startswith("lr ")}
     means = {f"lr {float(lr):.3g}": np.mean(it["loss"][-10:]) for lr, it in saved["cycles"].items()}
     assert {name: float(row[0]) for name, row in rows.items()} == pytest.approx(means, rel=1e-3)
-    assert {row[-1] for row in rows.values()} == {"completed"}
+    ends = {f"lr {float(lr):.3g}": np.mean(it["val_loss"][-3:]) for lr, it in saved["cycles"].items()}
+    assert {name: float(row[1]) for name, row in rows.items()} == pytest.approx(ends, rel=1e-3)
+    assert {row[2] for row in rows.values()} == {"completed"}
 
 
 @RUNS
