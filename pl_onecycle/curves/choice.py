@@ -92,7 +92,7 @@ def choose(
     last, left = done[-1], done[-1].left
     chosen = of_equals(tuple(left))
     margin, noise = next_margin(last)
-    before = [f"{len(one.left)} of {len(one.levels)} are as good by {one.kind}" for one in done[:-1]]
+    before = [f"{one.kind} cannot tell {_how_many(one)} apart" for one in done[:-1]]
     reason = ", and ".join([*before, _summary_of(last, name)])
     if len(left) > 1:
         seen = "validation and training loss" if len(done) > 1 else last.kind
@@ -112,6 +112,10 @@ def _summary_of(one: Round, name: str) -> str:
     margin, noise = one.margins[second], one.noise[second]
     lowest = f"{one.kind} lowest with {name} {best:g}, by {margin:.2g} against {second:g}"
     return f"{lowest}, {'less' if margin <= noise else 'more'} than the noise of {noise:.2g}"
+
+
+def _how_many(one: Round) -> str:
+    return "them" if len(one.left) == len(one.levels) else f"{len(one.left)} of {len(one.levels)}"
 
 
 def _names(values: Iterable[float]) -> str:

@@ -168,7 +168,7 @@ def test_training_decides_between_those_that_validation_cannot_tell_apart() -> N
     assert (choice.value, choice.judged_by, choice.within_noise) == (1e-3, "training loss", False)
     assert choice.margin == pytest.approx(0.5 * 44.5 / 49)
     first, second = choice.reason.split(", and ")
-    assert first == "2 of 4 are as good by validation loss"
+    assert first == "validation loss cannot tell 2 of 4 apart"
     assert second.startswith("training loss lowest with candidate 0.001, by 0.45 against 0.01")
 
 
