@@ -40,6 +40,11 @@ PURPOSE = """Find batch size, learning rate and weight decay by short trials, an
 
 `tune` trains nothing; its last line is the command with which `fit` trains with what it has found."""
 
+SHOWN = """
+
+  %(prog)s report DIR...   one page that overlays the runs in these directories
+  %(prog)s plot FILE...    their results side by side, as a picture"""
+
 
 class OneCycleCLI(LightningCLI):
     """A LightningCLI with the subcommand ``tune``, whose result ``fit`` accepts as an additional config file.
@@ -242,5 +247,5 @@ def main() -> None:
     if run_command(sys.argv[1:]):
         return
     sys.path.insert(0, os.getcwd())  # for a console script the first entry is its own directory
-    purpose = PURPOSE.format(options="--model my_package.Net --data my_package.Data")
+    purpose = PURPOSE.format(options="--model my_package.Net --data my_package.Data") + SHOWN
     OneCycleCLI(parser_kwargs={"description": purpose, "version": version("pl-onecycle")})

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pl_onecycle.page import NoResult, Result, page_of_runs, read_results
 from pl_onecycle.pictures import ProbePicture, SweepPicture, can_draw, draw_results, png_of
 from pl_onecycle.report import write_page
+from pl_onecycle.sentences import change
 
 
 def run_command(arguments: Sequence[str]) -> bool:
@@ -93,15 +94,17 @@ def _pictures(runs: dict[str, list[Result]]) -> dict[str, SweepPicture | ProbePi
     pictures: dict[str, SweepPicture | ProbePicture] = {}
     for name, results in runs.items():
         for result in results:
-            title = f"{name}\n{result.title}"
+            found = "no suggestion" if result.value is None else change(result.before, result.value)
+            title = f"{name}\n{result.title}: {found}"
             again = sum(1 for other in pictures if other == title or other.startswith(f"{title} ("))
-            picture = _picture(result)
+            picture = picture_of(result)
             if picture is not None:
                 pictures[f"{title} ({again + 1})" if again else title] = picture
     return pictures
 
 
-def _picture(result: Result) -> SweepPicture | ProbePicture | None:
+def picture_of(result: Result) -> SweepPicture | ProbePicture | None:
+    """Return the picture of a result as its run has drawn it, or None if it has no curve."""
     if result.curve is not None:
         return SweepPicture(
             result.curve,
@@ -112,5 +115,13 @@ def _picture(result: Result) -> SweepPicture | ProbePicture | None:
             coarse=result.coarse,
         )
     if result.candidates:
-        return ProbePicture(result.title, result.candidates, None, over_lr=False, reason=result.reason)
+        return ProbePicture(
+            result.title,
+            result.candidates,
+            result.chosen,
+            over_lr=result.settings.get("mode") == "rise",
+            reason=result.reason,
+            values=result.candidate_values,
+            rounds=result.rounds,
+        )
     return None

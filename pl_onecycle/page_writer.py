@@ -166,8 +166,8 @@ def _about(trainer: pl.Trainer) -> dict[str, Any]:
         "model": type(module).__name__,
         "parameters": sum(weight.numel() for weight in module.parameters() if _has_size(weight)),
         "optimizers": ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers),
-        "max_epochs": trainer.max_epochs,
-        "max_steps": trainer.max_steps,
+        "max_epochs": _limit(trainer.max_epochs),
+        "max_steps": _limit(trainer.max_steps),
         "batches per epoch": trainer.num_training_batches,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "precision": str(trainer.precision),
@@ -176,6 +176,10 @@ def _about(trainer: pl.Trainer) -> dict[str, Any]:
         "seed": os.environ.get("PL_GLOBAL_SEED", "none"),
     }
     return about
+
+
+def _limit(value: int | None) -> int | str:
+    return "no limit" if value is None or value < 0 else value
 
 
 def _has_size(weight: Any) -> bool:

@@ -15,7 +15,7 @@ from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_bool, expect_number, plain
 from pl_onecycle.optimizer_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
-from pl_onecycle.pictures import SchedulePicture, draw, steps_shown
+from pl_onecycle.pictures import SchedulePicture, card, draw, steps_shown
 from pl_onecycle.policy import Clock, OneCyclePolicy, PolicyArguments, Preset, Segment, between, from_preset, segment_at
 from pl_onecycle.real_step import after_real_step
 
@@ -39,6 +39,9 @@ class Simulated:
     def lr(self) -> list[float]:
         """The learning rates of the group with the largest one."""
         return max(self.lrs, key=max)
+
+    def __repr__(self) -> str:
+        return f"Simulated({len(self.lr)} steps, lr up to {max(self.lr):.3g})"
 
 
 class OneCycleScheduler(LRScheduler):
@@ -123,6 +126,13 @@ class OneCycleScheduler(LRScheduler):
         self._stepped = {"really": True}
         super().__init__(optimizer, last_epoch)
         self._watch()
+
+    def __repr__(self) -> str:
+        return f"OneCycleScheduler(max_lr {self.policy.max_lr:.3g}, step {self.last_epoch} of {self.total_steps})"
+
+    def _repr_html_(self) -> str:
+        peak, steps = f"{self.policy.max_lr:.3g}", self.total_steps
+        return card(f"One cycle: max_lr {peak}, {steps} steps", f"at step {self.last_epoch}", self.plot)
 
     @property
     def total_steps(self) -> int:

@@ -90,8 +90,12 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "page/hindsight": ("pure", {"curves", "page/played", "page/results"}),
     "page/traces": ("pure", {"curves", "pictures"}),
     "page/charts": ("pure", {"curves", "page/played", "page/results", "page/traces", "pictures"}),
-    "page/markup": ("pure", {"page/charts", "page/hindsight", "page/played", "page/results"}),
-    "page/document": ("pure", {"page/charts", "page/hindsight", "page/markup", "page/played", "page/results"}),
+    "page/markup": ("pure", {"page/charts", "page/hindsight", "page/played", "page/results", "sentences"}),
+    "page/found": ("pure", {"curves", "page/markup", "page/results", "sentences"}),
+    "page/document": (
+        "pure",
+        {"page/charts", "page/found", "page/hindsight", "page/markup", "page/played", "page/results"},
+    ),
     "page": ("pure", {"page/document", "page/hindsight", "page/played", "page/results"}),
     "optimizer_groups": ("torch", {"checks"}),
     "real_step": ("torch", set()),
@@ -206,7 +210,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
             "weight_decay_probe",
         },
     ),
-    "commands": ("Lightning", {"page", "pictures", "report"}),
+    "commands": ("Lightning", {"page", "pictures", "report", "sentences"}),
     "cli": (
         "Lightning",
         {"_lightning", "checks", "commands", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},

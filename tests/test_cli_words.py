@@ -27,7 +27,7 @@ def says(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
     return said.out, said.err
 
 
-def test_help_begins_with_the_purpose_and_the_two_commands(
+def test_help_begins_with_the_purpose_and_the_commands(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = says(monkeypatch, capsys, "--help")
@@ -36,6 +36,10 @@ def test_help_begins_with_the_purpose_and_the_two_commands(
     assert lines[4:6] == [
         "  pl-onecycle tune --model my_package.Net --data my_package.Data",
         "  pl-onecycle fit -c .../tune/config.yaml -c .../tune/tuned.yaml",
+    ]
+    assert lines[9:11] == [
+        "  pl-onecycle report DIR...   one page that overlays the runs in these directories",
+        "  pl-onecycle plot FILE...    their results side by side, as a picture",
     ]
     assert "--version" in out
 

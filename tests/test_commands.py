@@ -3,11 +3,15 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pl_onecycle import commands
 from pl_onecycle.commands import run_command
+from pl_onecycle.page import read_results
+from pl_onecycle.pictures import ProbePicture
+from pl_onecycle.sentences import change
 from tests.page import made
 
 PNG = b"\x89PNG\r\n"
@@ -18,7 +22,7 @@ def test_report_writes_a_page_of_all_runs(tmp_path: Path, capsys: pytest.Capture
     assert capsys.readouterr().out == f"{tmp_path / 'all.html'}\n"
     page = (tmp_path / "all.html").read_text()
     for run in (made.good(), made.diverged()):
-        assert f"{run.result['suggestion']['lr']:.4g}" in page
+        assert f"{run.result['suggestion']['lr']:.3g}" in page
         assert run.root.name in page
     assert 'src="data:image/png;base64,iVBOR' in page
 
@@ -50,6 +54,31 @@ def test_plot_draws_files_side_by_side(tmp_path: Path, capsys: pytest.CaptureFix
         widths.append(imread(tmp_path / f"{count}.png").shape[1])
     assert capsys.readouterr().out.split() == [str(tmp_path / f"{count}.png") for count in (1, 2, 3)]
     assert widths == [672, 1248, 1872]  # 5.2 inches a panel at 120 dots, 5.6 for a single one
+
+
+def test_plot_says_above_each_picture_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    titles, drawn = list[str](), commands.draw_results
+
+    def draw_results(pictures: dict[str, Any]) -> Any:
+        titles.extend(pictures)
+        return drawn(pictures)
+
+    monkeypatch.setattr(commands, "draw_results", draw_results)
+    run_command(["plot", str(made.good().root), str(made.refused().root)])
+    lr = made.good().result["suggestion"]["lr"]
+    assert [title.split("\n")[1] for title in titles] == [
+        f"LR range test: {change(0.01, lr)}",
+        "LR range test: no suggestion",
+    ]
+
+
+def test_plot_draws_a_probe_as_its_run_has_drawn_it() -> None:
+    root, *probes = made.probed()
+    for result, probe in zip(read_results(str(root)), probes, strict=True):
+        again, before = commands.picture_of(result), probe.picture()
+        assert isinstance(again, ProbePicture)
+        assert (again.chosen, again.best, again.over_lr) == (before.chosen, before.best, before.over_lr)
+        assert [(it.name, it.is_chosen) for it in again.ends] == [(it.name, it.is_chosen) for it in before.ends]
 
 
 def test_plot_writes_to_the_working_directory(capsys: pytest.CaptureFixture[str]) -> None:

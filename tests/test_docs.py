@@ -119,22 +119,38 @@ def test_every_file_that_a_page_names_exists() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+def source() -> str:
+    """The address of the project's repository."""
+    project = (ROOT / "pyproject.toml").read_text()
+    return str(re.findall(r'^Source = "(.+)"$', project, flags=re.MULTILINE)[0])
+
+
+def links(page: str) -> list[str]:
+    """Where the links and pictures of a page lead, without the place in there."""
+    return re.findall(r"\]\(([^)#\s]+)", PAGES[page])
+
+
 def test_every_link_of_a_page_leads_to_a_file() -> None:
-    links = [
-        (page, link)
-        for page, text in PAGES.items()
-        for link in re.findall(r"\]\(([^)#\s]+)", text)
-        if not link.startswith("http")
+    own = f"{source()}/blob/main/"
+    targets = [
+        (page, ROOT / link.removeprefix(own) if link.startswith(own) else (ROOT / page).parent / link)
+        for page in PAGES
+        for link in links(page)
+        if link.startswith(own) or not link.startswith("http")
     ]
-    assert len(links) > 30
-    assert [it for it in links if not (ROOT / it[0]).parent.joinpath(it[1]).exists()] == []
+    assert len(targets) > 30
+    assert [(page, target) for page, target in targets if not target.exists()] == []
+
+
+def test_the_links_of_the_readme_hold_on_a_page_of_their_own() -> None:
+    assert len(links("README.md")) > 10
+    assert [link for link in links("README.md") if not link.startswith("https://")] == []
 
 
 def test_the_readme_is_one_screen_and_its_picture_and_lines_are_those_of_the_gallery() -> None:
     readme = PAGES["README.md"]
     assert len(readme.split()) <= 900
-    (source,) = re.findall(r'^Source = "(.+)"$', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE)
-    raw = source.replace("github.com", "raw.githubusercontent.com")
+    raw = source().replace("github.com", "raw.githubusercontent.com")
     (picture,) = re.findall(r"!\[[^]]+\]\(([^)]+)\)", readme)
     assert picture == f"{raw}/main/docs/gallery/demo.png"
     (lines,) = blocks("README.md", "text")

@@ -403,3 +403,15 @@ def test_what_is_not_an_optimizer_is_a_type_error(optimizer: Any) -> None:
 def test_unknown_argument_is_named() -> None:
     with pytest.raises(TypeError, match="pct_stat"):
         OneCycleScheduler(sgd(), 1.0, N, pct_stat=0.3)  # type: ignore[call-arg]
+
+
+# ------------------------------------------------------------------------------------------------------------ notebook
+def test_a_schedule_says_in_a_line_and_in_a_notebook_what_it_is() -> None:
+    optimizer = sgd()
+    scheduler = OneCycleScheduler(optimizer, 0.5, N)
+    play(optimizer, scheduler, 3)
+    assert repr(scheduler) == f"OneCycleScheduler(max_lr 0.5, step 3 of {N})"
+    assert repr(scheduler.simulate()) == f"Simulated({N} steps, lr up to 0.5)"
+    html = scheduler._repr_html_()
+    assert html.startswith(f"<div><b>One cycle: max_lr 0.5, {N} steps</b><br>at step 3<br><img ")
+    assert 'src="data:image/png;base64,iVBOR' in html

@@ -10,7 +10,7 @@ from pl_onecycle.curves.decay_search import DecaySearch, tolerated_harm
 from pl_onecycle.curves.methods import METHODS, Method
 from pl_onecycle.curves.noise import Array, ExplosionDetector, first_explosion
 from pl_onecycle.curves.refusals import Refusal
-from pl_onecycle.curves.rounds import Round, rounds
+from pl_onecycle.curves.rounds import Round, level, rounds
 from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen, needs_control
 from pl_onecycle.curves.suggestion import Suggestion, noise_hides_fall, read_curve, refusal, suggest
 from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CONTROLLED_BUDGET, CYCLES, MIN_LOSSES
@@ -44,6 +44,7 @@ __all__ = [
     "first_explosion",
     "has_risen",
     "is_hopeless",
+    "level",
     "needs_control",
     "noise_hides_fall",
     "read_curve",

@@ -92,7 +92,8 @@ def choose(
     last, left = done[-1], done[-1].left
     chosen = of_equals(tuple(left))
     margin, noise = next_margin(last)
-    reason = ", and ".join(_summary_of(one, name) for one in done)
+    before = [f"{one.kind} cannot tell {_how_many(one)} apart" for one in done[:-1]]
+    reason = ", and ".join([*before, _summary_of(last, name)])
     if len(left) > 1:
         seen = "validation and training loss" if len(done) > 1 else last.kind
         reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and {chosen:g} is taken"
@@ -113,8 +114,14 @@ def _summary_of(one: Round, name: str) -> str:
     return f"{lowest}, {'less' if margin <= noise else 'more'} than the noise of {noise:.2g}"
 
 
+def _how_many(one: Round) -> str:
+    return "them" if len(one.left) == len(one.levels) else f"{len(one.left)} of {len(one.levels)}"
+
+
 def _names(values: Iterable[float]) -> str:
     *most, last = (f"{value:g}" for value in sorted(values))
+    if len(most) > 3:
+        return f"{len(most) + 1} candidates from {most[0]} to {last}"
     return f"{', '.join(most)} and {last}" if most else last
 
 

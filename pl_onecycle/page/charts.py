@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from pl_onecycle.curves import LossCurve
+from pl_onecycle.curves import Array
 from pl_onecycle.page.played import Played
 from pl_onecycle.page.results import Result
 from pl_onecycle.page.traces import (
@@ -25,7 +25,7 @@ from pl_onecycle.page.traces import (
     trace_over_steps,
     vertical,
 )
-from pl_onecycle.pictures import running_mean
+from pl_onecycle.pictures import NOISES, limits_of, running_mean
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def charts_of(result: Result) -> list[Chart]:
     if result.cycles:
         charts.append(_cycles_chart(result))
     if result.candidates:
-        charts += [_training_chart(result), *_validation_chart(result)]
+        charts += _probe_charts(result)
     return charts
 
 
@@ -71,8 +71,8 @@ def sweep_chart(result: Result) -> Chart:
     data.append(trace(lr, smoothed, "smoothed", {"color": "@blue", "width": 3}))
     shapes: list[dict[str, Any]] = []
     if result.trough is not None:
-        shapes.append(band(*result.trough, "@orange:0.18"))
-        data.append(legend_key("trough", "@orange:0.4"))
+        shapes.append(band(*result.trough, "@sky:0.28"))
+        data.append(legend_key("trough", "@sky:0.5"))
     if found is not None:
         if found.low is not None and found.high is not None:
             shapes.append(band(found.low, found.high, "@red:0.18"))
@@ -80,8 +80,12 @@ def sweep_chart(result: Result) -> Chart:
         shapes.append(vertical(found.lr, "@red"))
         data.append(legend_key(f"max_lr {found.lr:.3g}", "@red", dash="dash"))
     # A coarse sweep is wide: what matters is around the curve.
-    sides = (min(lr) / 10, max(lr) * 10) if lr else (None, None)
-    layout = {"xaxis": log_axis(LR, *sides), "yaxis": _loss_axis("loss", smoothed), "shapes": shapes}
+    beyond = 10 if any(it != curve for it in result.coarse) else 1.2
+    sides = (min(lr) / beyond, max(lr) * beyond) if lr else (None, None)
+    # Where noise hides the fall, the noise is what there is to see.
+    reach = NOISES * curve.noise
+    near = [loss for loss in curve.finite_loss.tolist() if min(smoothed) - reach <= loss <= max(smoothed) + reach]
+    layout = {"xaxis": log_axis(LR, *sides), "yaxis": _loss_axis("loss", smoothed, near), "shapes": shapes}
     return Chart("Loss over the learning rate", data, layout)
 
 
@@ -91,21 +95,12 @@ def _loss_axis(title: str, *series: Sequence[float]) -> dict[str, Any]:
 
 
 def _cycles_chart(result: Result) -> Chart:
-    named = {f"lr {float(name):.3g}": curve for name, curve in _cycles(result)}
-    return _steps_chart("Short cycles that verify the suggestion", named, is_pictured=False)
-
-
-def _steps_chart(title: str, curves: Mapping[str, LossCurve], is_pictured: bool = True) -> Chart:
-    """Draw smoothed training losses over their steps, by the name of each line."""
     data = [
-        trace_over_steps(curve, name, colour_of(k) | {"width": 1.5}) for k, (name, curve) in enumerate(curves.items())
+        trace_over_steps(curve, f"lr {float(name):.3g}", colour_of(k) | {"width": 1.5})
+        for k, (name, curve) in enumerate(result.cycles.items())
     ]
     layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "training loss, smoothed"}}}
-    return Chart(title, data, layout, is_pictured)
-
-
-def _cycles(result: Result) -> list[tuple[str, LossCurve]]:
-    return sorted(result.cycles.items(), key=lambda item: float(item[0]))
+    return Chart("Short cycles that verify the suggestion", data, layout, is_pictured=False)
 
 
 def overlay_chart(results: Mapping[str, Result]) -> Chart:
@@ -132,29 +127,58 @@ def overlay_chart(results: Mapping[str, Result]) -> Chart:
 
 
 # ------------------------------------------------------------------------------------------------ probes
-def _training_chart(result: Result) -> Chart:
-    named = {_named(name, curve): curve for name, curve in result.candidates.items()}
-    return _steps_chart(f"Training loss of each {result.value_name} tried", named)
+def _probe_charts(result: Result) -> list[Chart]:
+    """Draw the smoothed training losses of a probe, and its validation losses, as differences to the best candidate."""
+    trained = {
+        name: (range(1, len(curve.finite_loss) + 1), curve.finite_loss) for name, curve in result.candidates.items()
+    }
+    known = {name: np.isfinite(curve.val_loss) for name, curve in result.candidates.items()}
+    validated = {
+        name: (np.asarray(curve.val_steps)[known[name]].tolist(), np.asarray(curve.val_loss)[known[name]])
+        for name, curve in result.candidates.items()
+        if known[name].any()
+    }
+    charts = [_differences(result, "training loss", trained, running_mean)]
+    return charts + ([_differences(result, "validation loss", validated, np.asarray)] if validated else [])
 
 
-def _validation_chart(result: Result) -> list[Chart]:
-    data = []
-    for k, (name, curve) in enumerate(result.candidates.items()):
-        if curve.val_loss:
-            lrs = [curve.lr[min(step, len(curve)) - 1] for step in curve.val_steps] if len(curve) else None
-            style = {"mode": "lines+markers"}
-            data.append(trace(curve.val_steps, curve.val_loss, _named(name, curve), colour_of(k), lrs, **style))
-    layout = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": "validation loss"}}}
-    values = [value for line in data for value in line["y"][len(line["y"]) // 2 :] if value is not None]
-    lowest = [value for line in data for value in line["y"] if value is not None]
-    if values and lowest:  # the first losses of a rise may be far above the rest
-        room = 0.1 * (max(values) - min(lowest)) or 0.1
-        layout["yaxis"]["range"] = [min(lowest) - room, max(values) + 5 * room]  # type: ignore[assignment]
-    return [Chart(f"Validation loss of each {result.value_name} tried", data, layout)] if data else []
+def _differences(
+    result: Result,
+    kind: str,
+    series: Mapping[str, tuple[Sequence[int], Array]],
+    smoothed: Callable[[Array], Array],
+) -> Chart:
+    """Draw one kind of loss, by candidate its steps and losses."""
+    best = result.best if result.best in series else None
+    reference = {} if best is None else dict(zip(*series[best], strict=True))
+    what = kind if best is None else f"{kind} above {best}"
+    data, whole = [], []
+    for k, name in enumerate(result.candidates):
+        steps, losses = series.get(name, ((), np.zeros(0)))
+        kept = [i for i, step in enumerate(steps) if best is None or step in reference]
+        if not kept:
+            continue
+        y = smoothed(np.asarray([losses[i] - reference.get(steps[i], 0.0) for i in kept]))
+        curve, said = result.candidates[name], [f"{losses[i]:.4g}" for i in kept]
+        lrs = [curve.lr[min(steps[i], len(curve)) - 1] for i in kept]
+        hover = (
+            f"{name}<br>{STEP} %{{x}}<br>lr %{{customdata:.3g}}<br>loss %{{text}}<br>{what} %{{y:.3g}}<extra></extra>"
+        )
+        style = colour_of(k) | {"width": 4 if name == result.chosen else 1.5}
+        mode = "lines" if kind == "training loss" else "lines+markers"
+        x = [steps[i] for i in kept]
+        data.append(trace(x, y, _named(result, name), style, lrs, hover, mode=mode, text=said))
+        whole += [y] if curve.outcome in ("completed", "stopped") else []
+    limits = limits_of(whole or [np.asarray(line["y"])[::-1] for line in data])
+    axis = {"title": {"text": what}} | ({} if limits is None else {"range": [*limits]})
+    title = f"{kind.capitalize()} of each {result.value_name} tried"
+    return Chart(title, data, {"xaxis": {"title": {"text": STEP}}, "yaxis": axis})
 
 
-def _named(name: str, curve: LossCurve) -> str:
-    return name if curve.outcome == "completed" else f"{name} ({curve.outcome})"
+def _named(result: Result, name: str) -> str:
+    outcome = result.candidates[name].outcome
+    shown = name if outcome == "completed" else f"{name} ({outcome})"
+    return f"{shown}, chosen" if name == result.chosen else shown
 
 
 # ---------------------------------------------------------------------------------------------- schedule
@@ -164,7 +188,8 @@ def schedule_charts(played: Played) -> list[Chart]:
     layout: dict[str, Any] = {"xaxis": {"title": {"text": STEP}}, "yaxis": {"title": {"text": LR}}}
     if any("yaxis" in line for line in lines):
         second = {"title": {"text": "momentum"}, "overlaying": "y", "side": "right", "showgrid": False}
-        layout["yaxis2"] = second | {"tickformat": ".3~f"}
+        # Not at the ticks of the lr, which would be crooked numbers here.
+        layout["yaxis2"] = second | {"tickformat": ".3~f", "tickmode": "auto"}
     charts = [Chart("Learning rate and momentum", lines, layout)] if lines else []
     return charts + _loss_chart(played)
 

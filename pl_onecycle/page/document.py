@@ -14,13 +14,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from pl_onecycle.page.charts import Chart, charts_of, overlay_chart, schedule_charts
+from pl_onecycle.page.found import found_table, headline, numbers
 from pl_onecycle.page.hindsight import hindsight
 from pl_onecycle.page.markup import (
     cost_table,
     files_line,
-    found_table,
-    headline,
-    numbers,
     pictures_of,
     played_table,
     repeat,

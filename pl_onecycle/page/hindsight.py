@@ -144,7 +144,8 @@ def _lower(lr: float, peak: float, test: Result | None) -> tuple[str, ...]:
 
 def _flat(loss: Array, end: tuple[str, ...]) -> Hindsight:
     start, final = _level(loss[: _window(loss)]), _level(loss[-_window(loss) :])
-    shown = (f"The training loss never fell: {start:.3g} at the start, {final:.3g} at the end.", *end)
+    levels = f"{start:.3g} at the start, {final:.3g} at the end"
+    shown = (f"The training loss never fell by more than its noise: {levels}.", *end)
     return Hindsight(
         "flat",
         shown,

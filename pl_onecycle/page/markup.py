@@ -1,4 +1,4 @@
-"""HTML of the parts of a page: tables, pictures, and sentences, with all text escaped."""
+"""HTML of the parts of a page: tables, pictures, and sentences about the run, with all text escaped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from pl_onecycle.page.charts import Chart
 from pl_onecycle.page.hindsight import Hindsight
 from pl_onecycle.page.played import Played
 from pl_onecycle.page.results import Result, steps_and_seconds
+from pl_onecycle.sentences import duration
 
 # Rows of the table of a run; its pictures have more points.
 MOST_ROWS = 100
+# Texts of more letters get a column that is wide enough to read, also where the table then has to scroll.
+LONG = 40
 
 _HEADS = {
     "survived": "The run survived its peak",
@@ -27,19 +30,9 @@ _HEADS = {
 }
 
 
-def duration(seconds: float | None) -> str:
-    """Return a time for people.
-
-    Example:
-        >>> duration(9.26), duration(185), duration(7260), duration(None)
-        ('9.3 s', '3 min 5 s', '2 h 1 min', 'unknown')
-    """
-    if seconds is None:
-        return "unknown"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+def time_of(seconds: float | None) -> str:
+    """Return how long something took, for a cell of a table."""
+    return "unknown" if seconds is None else duration(seconds)
 
 
 def shown(value: Any) -> str:
@@ -56,17 +49,24 @@ def shown(value: Any) -> str:
 def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return a table whose first column names the rows; it scrolls within the page where it is too wide."""
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "".join(
-        f'<tr><th scope="row">{escape(shown(first))}</th>'
-        + "".join(f"<td>{escape(shown(cell))}</td>" for cell in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
+    body = "".join(f"<tr>{_row_head(first)}{''.join(map(_cell, rest))}</tr>" for first, *rest in rows)
     label = escape(caption, quote=True)
     return (
         f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table><caption>{escape(caption)}'
         f"</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _row_head(value: Any) -> str:
+    text = shown(value)
+    kind = "" if " " in text else ' class="name"'  # a browser would break 1e-03 at its minus
+    return f'<th scope="row"{kind}>{escape(text)}</th>'
+
+
+def _cell(value: Any) -> str:
+    text = shown(value)
+    kind = ' class="words"' if len(text) > LONG else ""
+    return f"<td{kind}>{escape(text)}</td>"
 
 
 def details(summary: str, content: str) -> str:
@@ -104,60 +104,6 @@ def _alternative(name: str, charts: Sequence[Chart]) -> str:
     return f"Picture {name}: {titles or 'see the table'}"
 
 
-# ----------------------------------------------------------------------------------------------- results
-def headline(result: Result) -> str:
-    """Return what was found, in a line, and why."""
-    name, before, value = result.value_name, result.before, result.value
-    old = "" if before is None else f"{before:.3g}"
-    if value is None:
-        line = f"{name} stays {old}: no suggestion" if old else "no suggestion"
-    else:
-        times = f" (\u00d7{value / before:.3g})" if before and value != before else ""
-        line = f"{name} {old} → {value:.3g}{times}" if old else f"{name} {value:.3g}"
-        line += "" if result.is_applied else ", suggested only, not applied"
-    return f'<p class="headline">{escape(line)}</p>' + paragraphs([_sentence(result.reason)])
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}" if text else ""
-
-
-def numbers(result: Result) -> str:
-    """Return the tables of a result: what was found, the settings, and all points of its curves."""
-    found = {**(result.content.get("suggestion") or {})}
-    rows = [("before", result.before), *found.items()]
-    rows += [] if result.value is not None else [("refusal", result.reason)]
-    if result.trough is not None:
-        rows += [("trough, lower end", result.trough[0]), ("trough, upper end", result.trough[1])]
-    rows += [("changed", result.content.get("changed")), ("optimizer steps", result.steps), ("seconds", result.seconds)]
-    parts = [table(f"Numbers of the {result.title}", ("what", "value"), rows)]
-    settings = table(f"Settings of the {result.title}", ("argument", "value"), [*result.settings.items()])
-    parts.append(details("Settings", settings))
-    tables = _points(result)
-    return "".join(parts) + (details("All points", "".join(tables)) if tables else "")
-
-
-def _points(result: Result) -> list[str]:
-    tables = []
-    if result.curve is not None:
-        curve = result.curve
-        smooth = [*curve.smoothed().tolist(), *[math.nan] * (len(curve) - len(curve.finite_loss))]
-        rows = list(zip(range(len(curve)), curve.lr, curve.loss, smooth, strict=True))
-        tables.append(table("Range test", ("step", "lr", "loss", "smoothed loss"), rows))
-    named = {f"Coarse sweep {k + 1}": curve for k, curve in enumerate(result.coarse)}
-    named |= {f"Cycle with lr {name}": curve for name, curve in result.cycles.items()} | result.candidates
-    for name, curve in named.items():
-        validated = dict(zip(curve.val_steps, curve.val_loss, strict=True))
-        points = list(zip(curve.lr, curve.loss, strict=True))
-        rows_of = [(k, lr, loss, validated.get(k, "")) for k, (lr, loss) in enumerate(points, start=1)]
-        caption = f"{name} ({curve.outcome})"
-        tables.append(table(caption, ("steps done", "lr", "training loss", "validation loss"), rows_of))
-    if result.content.get("tries"):
-        tries = [(size, failure or "fits") for size, failure in result.content["tries"].items()]
-        tables.append(table("Batch sizes tried", ("batch size", "result"), tries))
-    return tables
-
-
 # --------------------------------------------------------------------------------------------------- run
 def verdict(seen: Hindsight) -> str:
     """Return what the run showed and what to try."""
@@ -191,7 +137,7 @@ def cost_table(results: Sequence[Result], runs: Sequence[Played]) -> str:
         searches.append(("all searches", *steps_and_seconds(results)))
     done = runs[0].done if runs and runs[0].ended else 0
     rows = [
-        (name, steps, duration(seconds), f"{steps / done:.0%}" if done and steps is not None else "unknown")
+        (name, steps, time_of(seconds), f"{steps / done:.0%}" if done and steps is not None else "unknown")
         for name, steps, seconds in searches
     ]
     rows += [(f"run of {it.optimizer}{'' if it.ended else ', so far'}", it.done, "", "") for it in runs]
@@ -206,22 +152,8 @@ def repeat(results: Sequence[Result], about: Mapping[str, Any]) -> str:
     content = ""
     if known:
         arguments = ", ".join(f"{name}={found[name]!r}" for name in known)
-        code = f"Trainer(callbacks=[OneCycleSettings({arguments})])"
+        code = f"from pl_onecycle import OneCycleSettings\n\nTrainer(callbacks=[OneCycleSettings({arguments})])"
         content += f"<p>To train with these values without a search:</p><pre><code>{escape(code)}</code></pre>"
     versions: Mapping[str, Any] = next((it.content["versions"] for it in results if it.content.get("versions")), {})
     rows = [*about.items(), *versions.items()]
     return content + (table("Run and versions", ("what", "value"), rows) if rows else "")
-
-
-def _short(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4g}"
-
-
-def found_table(named: Sequence[tuple[str, Result]]) -> str:
-    """Return what each of several runs found."""
-    rows = [
-        (name, it.title, it.value_name, _short(it.before), _short(it.value), it.reason, it.steps, duration(it.seconds))
-        for name, it in named
-    ]
-    head = ("run", "search", "value", "before", "found", "why", "optimizer steps", "time")
-    return table("What each run found", head, rows)

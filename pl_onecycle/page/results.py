@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pl_onecycle.curves import LossCurve, Suggestion, find_trough
+from pl_onecycle.curves import LossCurve, Refusal, Round, Suggestion, find_trough, rounds
 
 FILE = "result.json"
 
@@ -86,13 +86,42 @@ class Result:
 
     @property
     def cycles(self) -> dict[str, LossCurve]:
-        """The short cycles that verified a suggestion, by their lr."""
-        return {name: _curve(curve) for name, curve in (self.content.get("cycles") or {}).items()}
+        """The short cycles that verified a suggestion, by their lr, from the smallest up."""
+        cycles = self.content.get("cycles") or {}
+        return {name: _curve(cycles[name]) for name in sorted(cycles, key=float)}
 
     @property
     def candidates(self) -> dict[str, LossCurve]:
         """The curves of the candidates of a probe, by their name."""
         return {name: _curve(curve) for name, curve in (self.content.get("curves") or {}).items()}
+
+    @property
+    def candidate_values(self) -> dict[str, float]:
+        """The candidates of a probe, by their name, which ends with the value: ``"wd=1e-03"``."""
+        return {name: float(name.rpartition("=")[2]) for name in self.content.get("curves") or {}}
+
+    @property
+    def chosen(self) -> str | None:
+        """The name of the chosen candidate of a probe, or None."""
+        if self.value is None:
+            return None
+        named = float(f"{self.value:.6g}")  # a name has six digits
+        return next((name for name, value in self.candidate_values.items() if value == named), None)
+
+    @property
+    def rounds(self) -> list[Round]:
+        """How the candidates of a probe were compared; none where they could not be."""
+        values = self.candidate_values
+        compared = rounds({values[name]: curve for name, curve in self.candidates.items()})
+        return [] if isinstance(compared, Refusal) else compared
+
+    @property
+    def best(self) -> str | None:
+        """The name of the candidate of a probe that ended lowest where it was decided, or None for one alone."""
+        compared = self.rounds
+        if not compared or len(self.candidate_values) < 2:
+            return None
+        return next(name for name, value in self.candidate_values.items() if value == next(iter(compared[-1].levels)))
 
     @property
     def suggestion(self) -> Suggestion | None:
@@ -179,7 +208,7 @@ def _read(file: str) -> list[Result]:
         with open(file, encoding="utf-8") as handle:
             found = results_in(json.load(handle), os.path.dirname(file))
         for result in found:  # a curve of other lengths is another's file
-            _ = result.trough, result.coarse, result.cycles, result.candidates
+            _ = result.trough, result.coarse, result.cycles, result.rounds, result.chosen
     except (ValueError, TypeError, AttributeError, IndexError, OSError):
         return []
     return found

@@ -9,11 +9,12 @@ from pl_onecycle.pictures.drawn import Drawable, TuningPicture, draw, draw_resul
 from pl_onecycle.pictures.panels import can_draw, running_mean
 from pl_onecycle.pictures.played import PlayedPicture
 from pl_onecycle.pictures.png import png_of
-from pl_onecycle.pictures.probe import ProbePicture
+from pl_onecycle.pictures.probe import ProbePicture, limits_of
 from pl_onecycle.pictures.schedule import SchedulePicture, steps_shown
-from pl_onecycle.pictures.sweep import SweepPicture
+from pl_onecycle.pictures.sweep import NOISES, SweepPicture
 
 __all__ = [
+    "NOISES",
     "Drawable",
     "PlayedPicture",
     "ProbePicture",
@@ -24,6 +25,7 @@ __all__ = [
     "card",
     "draw",
     "draw_results",
+    "limits_of",
     "png_of",
     "running_mean",
     "steps_shown",

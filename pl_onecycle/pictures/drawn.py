@@ -80,5 +80,4 @@ def draw_results(pictures: Mapping[str, SweepPicture | ProbePicture]) -> Picture
 
 
 def _draw_titled(ax: Axes, title: str, picture: SweepPicture | ProbePicture) -> None:
-    found = picture.headline if isinstance(picture, SweepPicture) else picture.reason
-    replace(picture, title=title, reason=found).rows[0][0](ax)
+    replace(picture, title=title).rows[0][0](ax)

@@ -27,4 +27,4 @@ def thumbnail(draw: Callable[[], Figure]) -> str:
         content = png_of(draw(), SMALL_DPI)
     except Exception:  # what a notebook shows of an object must not fail; without matplotlib there is no picture
         return ""
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(content).decode()}">'
+    return f'<img alt="" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(content).decode()}">'

@@ -165,15 +165,30 @@ def _frame(ax: Axes, picture: ProbePicture, shown: Mapping[str, Array]) -> None:
     whole = {series for series, curve in picture.curves.items() if curve.outcome in ("completed", "stopped")}
     # Where all have exploded, what they were before is worth seeing.
     lines = [losses for series, losses in shown.items() if series in whole] or [it[::-1] for it in shown.values()]
+    limits = limits_of(lines)
+    if limits is not None:
+        ax.set_ylim(*limits)
+
+
+def limits_of(lines: Sequence[Array]) -> tuple[float, float] | None:
+    """Return bottom and top of an axis on which all lines are visible from their middle on, or None without any value.
+
+    Args:
+        lines: Finite values in their order; those of several lines.
+
+    Example:
+        >>> limits_of([np.array([1e25, 1.0, 0.0])])
+        (-0.08, 1.08)
+    """
     values = np.concatenate([*lines, np.zeros(0)])
     if not len(values):
-        return
-    later = np.concatenate([losses[len(losses) // 2 :] for losses in lines])
+        return None
+    later = np.concatenate([line[len(line) // 2 :] for line in lines])
     reach = REACH * float(np.ptp(later))
     values = values[(values >= later.min() - reach) & (values <= later.max() + reach)]
     low, high = float(values.min()), float(values.max())
     room = 0.08 * (high - low) or 0.05 * abs(low) or 0.1
-    ax.set_ylim(low - room, high + room)
+    return low - room, high + room
 
 
 def _finish(ax: Axes, picture: ProbePicture, is_alone: bool = True) -> None:

@@ -110,6 +110,14 @@ def test_of_equals_another_than_the_largest_can_be_chosen() -> None:
     assert (choice.value, choice.within_noise) == (1e-3, True)
 
 
+def test_many_equals_are_counted_and_not_listed() -> None:
+    choice = chosen({value: measured(falling(0.5), falling(0.7, 10)) for value in (0.0, 1e-4, 3e-4, 1e-3, 3e-3)})
+    assert choice.reason == (
+        "within noise: 5 candidates from 0 to 0.003 cannot be told apart by validation and training loss, and 0.003 is"
+        " taken"
+    )
+
+
 def test_curves_that_are_the_same_are_a_tie_with_a_margin_of_zero() -> None:
     choice = chosen({1e-3: measured(falling(0.5)), 1e-4: measured(falling(0.5))})
     assert (choice.value, choice.margin, choice.within_noise) == (1e-3, 0.0, True)
@@ -160,7 +168,7 @@ def test_training_decides_between_those_that_validation_cannot_tell_apart() -> N
     assert (choice.value, choice.judged_by, choice.within_noise) == (1e-3, "training loss", False)
     assert choice.margin == pytest.approx(0.5 * 44.5 / 49)
     first, second = choice.reason.split(", and ")
-    assert first.startswith("validation loss lowest with candidate ")
+    assert first == "validation loss cannot tell 2 of 4 apart"
     assert second.startswith("training loss lowest with candidate 0.001, by 0.45 against 0.01")
 
 

@@ -1,4 +1,4 @@
-"""Runs with a page, made once: one that trains well, one whose test refuses, one that diverges."""
+"""Runs with a page, made once: one that trains well, one whose test refuses, one that diverges, one with probes."""
 
 import json
 from functools import cache
@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import Tensor, nn, optim
 
-from pl_onecycle import LRRangeTest, configure_one_cycle
+from pl_onecycle import LRRangeTest, MomentumProbe, WeightDecayProbe, configure_one_cycle
 from tests.fits import LRs, SmallNet, data, trainer
 
 
@@ -63,3 +63,17 @@ def refused() -> Run:
 @cache
 def diverged() -> Run:
     return Run(Squares(lr=2.0), LRRangeTest(1e-4, 10.0, 60, apply=False), epochs=10)
+
+
+# One has more digits than its name, and two have a minus in their name.
+DECAYS = (0.0, 0.00012345678, 3e-3, 10.0)
+
+
+@cache
+def probed() -> tuple[Path, WeightDecayProbe, MomentumProbe]:
+    """The directory and the probes of a run; its largest decay is dropped or diverges."""
+    root = Path(mkdtemp())
+    decays, momenta = WeightDecayProbe(DECAYS, num_steps=40), MomentumProbe([0.8, 0.925, 0.95], num_steps=20)
+    pl.seed_everything(1, verbose=False)
+    trainer([decays, momenta], root, max_epochs=2).fit(Validated(), data(shuffle=True), data(128))
+    return root, decays, momenta

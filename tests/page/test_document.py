@@ -5,9 +5,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pl_onecycle.page import Played, RunPage, document, page_of_run, page_of_runs, read_results
+from pl_onecycle.page.found import WORDS
+from pl_onecycle.sentences import change, duration
 from tests.page import made
 
 RUNS = pytest.mark.parametrize("run", [made.good, made.refused, made.diverged], ids=lambda run: run.__name__)
@@ -47,16 +50,40 @@ class Page(HTMLParser):
 
 @RUNS
 def test_the_tables_say_the_numbers_of_the_result(run: Any) -> None:
-    page, saved = Page(run().page.read_text()), run().result
-    for name, value in (saved["suggestion"] or {}).items():
-        assert page.found[name] == str(value)
+    text, saved = run().page.read_text(), run().result
+    page, suggestion = Page(text), saved["suggestion"] or {"reason": saved["refusal"]}
+    reason = suggestion["reason"]
+    assert f"<p>{reason[0].upper()}{reason[1:]}.</p>" in text
+    for name in suggestion.keys() - {"reason"}:
+        assert page.found[WORDS.get(name, name)] == str(suggestion[name])
     assert page.found["before"] == str(saved["before"])
-    assert page.found["seconds"] == str(saved["seconds"])
-    assert page.found.get("refusal") == saved["refusal"]
+    assert page.found["time"] == duration(saved["seconds"])
     for name, value in saved["versions"].items():
         assert page.found[name] == value
     lrs = [row[1] for row in page.rows if len(row) == 4 and row[0].isdigit()]
     assert [str(lr) for lr in saved["curve"]["lr"]] == lrs[: len(saved["curve"]["lr"])]
+
+
+def test_a_page_says_where_each_candidate_ended_and_which_was_chosen() -> None:
+    root, probe, _ = made.probed()
+    rows = {row[0]: row[1:] for row in Page((root / "report.html").read_text()).rows if row[0].startswith("wd=")}
+    assert [*rows] == [*probe.labelled()]
+    ends = {name: np.mean(curve.loss[-8:]) for name, curve in probe.labelled().items() if curve.outcome == "completed"}
+    assert {name: float(rows[name][0]) for name in ends} == pytest.approx(ends, rel=1e-3)
+    validated = {name: np.mean(probe.labelled()[name].val_loss[-3:]) for name in ends}
+    assert {name: float(rows[name][1]) for name in ends} == pytest.approx(validated, rel=1e-3)
+    assert [name for name, row in rows.items() if row[2] == "chosen"] == [probe.chosen]
+    assert rows["wd=1e+01"] == ["", "", probe.curves[10.0].outcome]
+
+
+def test_a_page_says_where_the_cycles_that_verify_ended() -> None:
+    page, saved = Page(made.good().page.read_text()), made.good().result
+    rows = {row[0]: row[1:] for row in page.rows if row and row[0].startswith("lr ")}
+    means = {f"lr {float(lr):.3g}": np.mean(it["loss"][-10:]) for lr, it in saved["cycles"].items()}
+    assert {name: float(row[0]) for name, row in rows.items()} == pytest.approx(means, rel=1e-3)
+    ends = {f"lr {float(lr):.3g}": np.mean(it["val_loss"][-3:]) for lr, it in saved["cycles"].items()}
+    assert {name: float(row[1]) for name, row in rows.items()} == pytest.approx(ends, rel=1e-3)
+    assert {row[2] for row in rows.values()} == {"completed"}
 
 
 @RUNS
@@ -114,8 +141,12 @@ def test_a_page_of_several_runs_names_and_overlays_them() -> None:
     runs = {name: read_results(str(run().root)) for name, run in {"a": made.good, "b": made.diverged}.items()}
     text = page_of_runs(runs, {})
     rows = [row for row in Page(text).rows if row and row[0] in runs]
-    assert [row[:3] for row in rows] == [["a", "LR range test", "max_lr"], ["b", "LR range test", "max_lr"]]
-    assert [float(row[4]) for row in rows] == [float(f"{runs[name][0].value:.4g}") for name in runs]
+    values = {name: result.value or 0.0 for name, [result] in runs.items()}
+    assert [row[1] for row in rows] == [
+        f"max_lr {change(0.01, values['a'])}",
+        f"max_lr {change(2.0, values['b'])}, suggested only, not applied",
+    ]
+    assert [row[3] for row in rows] == ["LR range test"] * 2
     [charts] = re.findall(r'id="charts">(.*?)</script>', text)
     for name, [result] in runs.items():
         assert f'"name":"{name}: {result.value:.3g}"' in charts

@@ -75,7 +75,7 @@ def test_an_explosion_from_which_the_run_recovers_is_said_and_a_lower_peak_is_tr
 def test_a_loss_that_never_falls_is_not_blamed_on_the_lr() -> None:
     seen = hindsight(run(lambda step: 2.0))
     assert seen.verdict == "flat"
-    assert seen.shown[0].startswith("The training loss never fell: 2")
+    assert seen.shown[0].startswith("The training loss never fell by more than its noise: 2")
     assert "single batch" in seen.advice[0]
 
 

@@ -36,6 +36,16 @@ def test_a_refusal_is_read_back_with_its_reason() -> None:
     assert not result.is_applied
 
 
+def test_the_candidates_of_probes_are_read_back_by_their_names() -> None:
+    root, *probes = made.probed()
+    results = read_results(str(root))
+    for result, probe in zip(results, probes, strict=True):
+        assert result.candidates == probe.labelled()
+        assert result.chosen == probe.chosen
+        assert [*result.candidate_values.values()] == pytest.approx(sorted(probe.curves, reverse=True), rel=1e-5)
+    assert results[0].chosen in ("wd=0", "wd=1.23457e-04", "wd=3e-03")
+
+
 def test_a_value_that_is_only_suggested_is_not_applied() -> None:
     [result] = read_results(str(made.diverged().root))
     assert result.value is not None

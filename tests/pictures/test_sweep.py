@@ -180,9 +180,10 @@ def test_a_given_axis_is_drawn_on_and_nothing_else_changes() -> None:
 
 
 def test_several_results_are_drawn_side_by_side_under_their_names() -> None:
-    figure = draw_results({"run_1\nLR range test": SweepPicture(curve(), FOUND), "run_2": SweepPicture(curve(), None)})
+    found, refused = SweepPicture(curve(), FOUND, reason="a trough"), SweepPicture(curve(), None, reason="too flat")
+    figure = draw_results({"run_1\nLR range test": found, "run_2": refused})
     assert [title(ax) for ax in figure.axes] == ["run_1\nLR range test", "run_2"]
-    assert [words(ax) for ax in figure.axes] == [["LR range test: 0.0125"], ["LR range test: no suggestion"]]
+    assert [words(ax) for ax in figure.axes] == [["a trough"], ["too flat"]]
 
 
 def test_words_above_narrow_axes_are_in_lines_as_narrow() -> None:
