@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.jupyter import JupyterMixin
+from rich.markup import escape
 from rich.table import Table
 
 from pl_onecycle._lightning import pl
@@ -175,14 +176,15 @@ class TuneResult(JupyterMixin):
         return {name: place for name, place in places.items() if place}
 
     def __rich__(self) -> Table:
-        where = None if self.directory is None else f"{self.directory}/tuned.yaml"
-        table = Table(title=f"Tuned {self.tuned_for}", caption=where, caption_justify="left")
+        # Else the brackets in a path or in a message count as markup, and wrong markup is an exception.
+        where = None if self.directory is None else escape(f"{self.directory}/tuned.yaml")
+        table = Table(title=escape(f"Tuned {self.tuned_for}"), caption=where, caption_justify="left")
         for heading in ("", "before", "found", "why"):
             table.add_column(heading)
         for name, reason in self.reasons.items():
             before, found = self.before.get(name), getattr(self, name)
             cells = ("-" if value is None else short(value) for value in (before, found))
-            table.add_row(name, *cells, reason)
+            table.add_row(name, *cells, escape(reason))
         return table
 
     def __str__(self) -> str:

@@ -23,7 +23,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "pictures/shown": ("pure", set()),
     "pictures/png": ("pure", set()),
     "pictures/figure": ("pure", {"pictures/png"}),
-    "pictures/panels": ("pure", {"pictures/figure"}),
+    "pictures/panels": ("pure", {"checks", "pictures/figure"}),
     "pictures/ends": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown"}),
     "pictures/probe": ("pure", {"pictures/colours", "pictures/ends", "pictures/panels", "pictures/shown"}),
     "pictures/schedule": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown"}),
@@ -34,7 +34,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     "pictures/played": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown", "pictures/sweep"}),
     "pictures/drawn": (
         "pure",
-        {"pictures/figure", "pictures/panels", "pictures/probe", "pictures/schedule", "pictures/sweep"},
+        {"checks", "pictures/figure", "pictures/panels", "pictures/probe", "pictures/schedule", "pictures/sweep"},
     ),
     "pictures/card": ("pure", {"pictures/png"}),
     "pictures": (

@@ -153,6 +153,12 @@ def test_a_printed_result_is_a_table_of_what_was_what_is_and_why() -> None:
     assert "runs/tune" in str(RESULT)
 
 
+def test_brackets_in_a_path_or_a_reason_are_shown_as_they_are() -> None:
+    printed = str(TuneResult(0.1, None, None, "Net", reasons={"max_lr": "[/] of [b]"}, directory="runs/[red]/[/x]"))
+    assert "[/] of [b]" in printed
+    assert "runs/[red]/[/x]/tuned.yaml" in printed
+
+
 def test_a_large_batch_size_is_shown_as_the_number_that_it_is() -> None:
     result = TuneResult(None, None, 4096, "Net", {"batch_size": 2048}, {"batch_size": "up to 8192"})
     assert "2048" in str(result)

@@ -83,12 +83,15 @@ class DecaySearch:
             return self.own
         harms = _Harms(curves, self.epochs)
         if harms.edge is None:
-            return max(_rounded(10 * max(curves)), self.start)
+            larger = max(_rounded(10 * max(curves)), self.start)
+            return larger if math.isfinite(larger) else None
         if harms.below in ([], [self.own]) and harms.edge > 0 and 0.0 not in curves:
             return 0.0
         if not harms.below or not harms.is_comparable:
             return None
-        return harms.between or harms.between_doubtful(self.own)
+        found = harms.between or harms.between_doubtful(self.own)
+        # One that was tried may cost more than is tolerated, and yet hurt by no more than noise explains.
+        return None if found in curves else found
 
     def choice(self, curves: Mapping[float, LossCurve]) -> Choice | Refusal:
         """Return the decay to train with.

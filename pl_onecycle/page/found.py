@@ -90,8 +90,9 @@ def _points(result: Result) -> list[str]:
     if result.curve is not None:
         curve = result.curve
         smooth = [*curve.smoothed().tolist(), *[math.nan] * (len(curve) - len(curve.finite_loss))]
-        rows = list(zip(range(len(curve)), curve.lr, curve.loss, smooth, strict=True))
-        tables.append(table("Range test", ("step", "lr", "loss", "smoothed loss"), rows))
+        columns = {"step": range(len(curve)), "lr": curve.lr, "loss": curve.loss, "smoothed loss": smooth}
+        columns |= {"loss of the control": curve.control} if curve.control else {}
+        tables.append(table("Range test", tuple(columns), zip(*columns.values(), strict=True)))
     named = {f"Coarse sweep {k + 1}": curve for k, curve in enumerate(result.coarse)}
     named |= {f"Cycle with lr {name}": curve for name, curve in result.cycles.items()} | result.candidates
     for name, curve in named.items():

@@ -166,6 +166,7 @@ def _curve(saved: Mapping[str, Any]) -> LossCurve:
         saved.get("initial_loss"),
         saved.get("val_steps") or (),
         numbers("val_loss"),
+        numbers("control"),
     )
 
 

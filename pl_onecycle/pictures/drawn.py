@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pl_onecycle.checks import expect
 from pl_onecycle.pictures.panels import Panel, draw_panels
 from pl_onecycle.pictures.probe import ProbePicture
 from pl_onecycle.pictures.schedule import SchedulePicture
@@ -60,9 +61,11 @@ def draw(picture: Drawable, ax: Axes | None = None) -> Any:
 
     Raises:
         ModuleNotFoundError: matplotlib is not installed.
+        TypeError: ``ax`` is no axes.
     """
     if ax is None:
         return draw_panels(picture.rows)
+    expect(hasattr(ax, "get_xaxis_transform"), "ax", "axes of matplotlib", ax, TypeError)  # plt.Figure has none
     picture.rows[0][0](ax, is_alone=False)
     return ax
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from pl_onecycle.checks import expect_integer
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -57,6 +59,17 @@ def draw_panels(rows: Sequence[Sequence[Panel]]) -> Picture:
         for n, draw in enumerate(row):
             draw(picture.add_subplot(columns[n]))
     return picture
+
+
+def check_skip(skip: tuple[int, int]) -> None:
+    """Require two numbers of points to leave out, as the arguments ``skip_start`` and ``skip_end`` of a plot.
+
+    Raises:
+        TypeError: One is no integer.
+        ValueError: One is negative.
+    """
+    for name, points in zip(("skip_start", "skip_end"), skip, strict=True):
+        expect_integer(name, points, minimum=0)
 
 
 def put_title(ax: Axes, title: str, reason: str = "") -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pl_onecycle.pictures.colours import Look, look_of
 from pl_onecycle.pictures.ends import End, draw_ends
-from pl_onecycle.pictures.panels import Array, Panel, is_log_spaced, put_legend, put_title, running_mean
+from pl_onecycle.pictures.panels import Array, Panel, check_skip, is_log_spaced, put_legend, put_title, running_mean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +51,10 @@ class ProbePicture:
     rounds: Sequence[Compared] = ()
     log_lr: bool | None = None
     skip: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Check what users give."""
+        check_skip(self.skip)
 
     @property
     def rows(self) -> list[list[Panel]]:

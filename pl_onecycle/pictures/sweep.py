@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pl_onecycle.pictures.colours import BLACK, CHOICE, FAINT, RAW, SMOOTH, TROUGH, look_of
-from pl_onecycle.pictures.panels import Array, Panel, is_log_spaced, put_legend, put_title
+from pl_onecycle.pictures.panels import Array, Panel, check_skip, is_log_spaced, put_legend, put_title
 from pl_onecycle.pictures.schedule import SchedulePicture, draw_schedule
 from pl_onecycle.sentences import change
 
@@ -58,6 +58,10 @@ class SweepPicture:
     planned: SchedulePicture | None = None
     log_lr: bool | None = None
     skip: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        """Check what users give."""
+        check_skip(self.skip)
 
     @property
     def rows(self) -> list[list[Panel]]:
@@ -118,6 +122,8 @@ def draw_losses(ax: Axes, lr: Array, loss: Array, smoothed: Array, noise: float 
             ax.set_xlim(left / (right / left) ** 0.04, right * (right / left) ** 0.04)
         else:
             ax.set_xlim(left - 0.04 * (right - left), right + 0.04 * (right - left))
+    elif left > 0:  # matplotlib warns of a single one
+        ax.set_xlim(left / 2, 2 * left)
     ax.plot(lr, loss, ".", color=RAW, markersize=4, alpha=0.8, label="measured", zorder=2)
     ax.plot(lr, smoothed, color=SMOOTH, linewidth=2, label="smoothed", zorder=3)
     for beyond, edge, marker in ((loss > top, 0.985, "^"), (loss < bottom, 0.015, "v")):

@@ -116,10 +116,11 @@ def _write_whole(where: str, content: bytes) -> None:
 
 
 def curve_table(curve: LossCurve) -> Table:
-    """Return the rows of a curve, the first one with the names of the columns."""
+    """Return the rows of a curve, the first one with the names of the columns; its control has one if there is one."""
     smoothed = [*curve.smoothed().tolist(), *[math.nan] * (len(curve) - len(curve.finite_loss))]
-    rows = zip(range(len(curve)), curve.lr, curve.loss, smoothed, strict=True)
-    return [("step", "lr", "loss", "smoothed_loss"), *rows]
+    columns = {"step": range(len(curve)), "lr": curve.lr, "loss": curve.loss, "smoothed_loss": smoothed}
+    columns |= {"control_loss": curve.control} if curve.control else {}
+    return [tuple(columns), *zip(*columns.values(), strict=True)]
 
 
 def curves_table(curves: Mapping[str, LossCurve]) -> Table:

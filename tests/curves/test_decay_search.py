@@ -188,6 +188,20 @@ def test_what_ends_visibly_higher_in_validation_by_chance_is_no_edge_and_never_c
     assert value_of(answer) == 1e-3
 
 
+def test_a_candidate_whose_noise_hides_what_it_costs_is_not_tried_twice() -> None:
+    # 3e-3 is where it would go back to, as validation of 1e-2 ends visibly higher. It lies below the edge, as what it
+    # costs may be chance, and costs more than is tolerated, so that it cannot be chosen.
+    search, curves = DecaySearch(1e-3, 1e-4, 40 / 3), {1e-3: curve(0, 0), 1e-2: curve(0, 0.1), 2.5e-2: curve(0.2, 0)}
+    assert search.next_decay(curves) == 3e-3
+    curves[3e-3] = curve(0.1, 0, noise=0.2, seed=1)
+    assert search.next_decay(curves) is None
+    assert value_of(search.choice(curves)) == 1e-3
+
+
+def test_a_search_does_not_go_beyond_the_numbers_that_there_are() -> None:
+    assert DecaySearch(1e308, 1e-4, 1).next_decay({1e308: curve(0)}) is None
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     own=st.sampled_from([0.0, 1e-4, 1e-2]),

@@ -3,12 +3,15 @@
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from pl_onecycle.page import NoResult, read_results, results_in
+from pl_onecycle.curves import LossCurve, find_trough, suggest
+from pl_onecycle.page import NoResult, Result, RunPage, page_of_run, read_results, results_in
 from tests.page import made
 
 
@@ -27,6 +30,22 @@ def test_a_range_test_is_read_back_with_all_its_numbers() -> None:
     assert result.seconds == saved["seconds"]
     low, high = result.trough or (0.0, 0.0)
     assert 0 < low < high
+
+
+def test_a_curve_is_read_back_with_its_control() -> None:
+    batches = np.random.default_rng(0).normal(0.0, 2.0, 60)
+    loss = batches + np.minimum(np.linspace(-2, 1, 60) ** 2, 1.0)
+    curve = LossCurve((10 ** np.linspace(-4, -1, 60)).tolist(), loss.tolist(), control=batches.tolist())
+    found = suggest(curve)
+    assert found is not None
+    saved: dict[str, Any] = {"settings": {}, "curve": curve.to_dict(), "suggestion": found.to_dict()}
+    saved["coarse"] = [curve.to_dict()]
+    [result] = results_in(saved)
+    assert result.curve == result.coarse[0] == curve
+    assert result.trough == find_trough(curve).ends
+    assert f"<td>{batches[7]}</td>" in page_of_run(RunPage("Net", [result]))
+    del saved["curve"]["control"]  # as before there were controls
+    assert Result(saved).curve == replace(curve, control=())
 
 
 def test_a_refusal_is_read_back_with_its_reason() -> None:

@@ -1,7 +1,9 @@
 """The picture of a range test, read back from the axes of matplotlib."""
 
 import math
+import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,6 +123,29 @@ def test_points_at_both_ends_can_be_left_out_and_the_others_stay_as_they_are() -
     (ax,) = draw(replace(SweepPicture(curve(), None), skip=(5, 10))).axes
     assert points(labelled(ax, "measured")) == [list(it) for it in zip(LRS, curve().loss, strict=True)][5:-10]
     assert [y for _, y in points(labelled(ax, "smoothed"))] == curve().smoothed()[5:-10].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"skip_start": -1}, ValueError, "`skip_start` to be an integer >= 0 but got -1"),
+        ({"skip_end": 1.5}, TypeError, "`skip_end` to be an integer >= 0 but got 1.5"),
+        ({"ax": Figure()}, TypeError, "`ax` to be axes of matplotlib but got "),
+        ({"ax": 0}, TypeError, "`ax` to be axes of matplotlib but got 0"),
+    ],
+    ids=str,
+)
+def test_an_argument_of_a_plot_that_cannot_be_is_named(
+    arguments: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=f"^Expected argument {re.escape(sentence)}"):
+        curve().plot(**arguments)
+
+
+def test_losses_at_one_lr_are_drawn_around_it() -> None:
+    picture = LossCurve([0.1] * 20, [2 - k / 20 for k in range(20)]).plot()
+    rendered(picture)  # without a warning
+    assert picture.axes[0].get_xlim() == pytest.approx((0.05, 0.2))
 
 
 def test_all_points_can_be_left_out() -> None:

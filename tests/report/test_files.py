@@ -156,6 +156,15 @@ def test_every_validation_loss_is_in_the_table_also_that_of_a_dropped_curve(tmp_
     assert [float(row["val_loss"]) for row in rows if row["val_loss"]] == [3.0, 3.5]
 
 
+def test_the_table_of_a_curve_with_a_control_has_a_column_for_it() -> None:
+    measured = LossCurve([0.1, 0.2, 0.4], [3.0, 2.0, math.nan], "diverged", control=[1.0, 2.0, 1.5])
+    head, *rows = curve_table(measured)
+    assert head == ("step", "lr", "loss", "smoothed_loss", "control_loss")
+    assert [row[-1] for row in rows] == [1.0, 2.0, 1.5]
+    assert rows[0][:3] == (0, 0.1, 3.0)
+    assert rows[0][3] == pytest.approx(3.5)  # against the control, whose median is 1.5
+
+
 def test_no_curves_are_a_table_of_its_header(tmp_path: Path) -> None:
     folder = write_folder(str(tmp_path), "probe", {}, {"curves.csv": curves_table({})}, {})
     assert Path(folder, "curves.csv").read_text().split() == ["series,step,lr,train_loss,val_loss"]
