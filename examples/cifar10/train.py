@@ -104,6 +104,7 @@ def main(args: Sequence[str] | None = None) -> Cifar10CLI:
     """Run the command line, or these arguments."""
     # The images are in memory: loader workers would cost more than they save.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*LightningCLI's args parameter.*")  # compare.py has words of its own
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": ".", "name": "logs"}}
