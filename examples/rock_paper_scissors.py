@@ -267,10 +267,10 @@ def draw(runs: list[Run], title: str) -> Figure:
         right.plot(epochs, run.curve.loss, color=color, marker=".", label=run.name)
     left.set(xlabel="epoch", ylabel="test accuracy, %")
     right.set(xlabel="epoch", ylabel="test loss")
-    right.legend(fontsize="small")
     for ax in (left, right):
         ax.grid(alpha=0.3)
-    figure.suptitle(title)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
+    figure.suptitle(title, fontsize="medium")
     return figure
 
 

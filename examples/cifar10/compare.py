@@ -71,9 +71,9 @@ def draw(logs: dict[str, list[list[dict[str, str]]]], title: str) -> Figure:
         right.plot(*column(logs[name][0], "lr-SGD"), color=color, label=name)
     left.set(xlabel="optimizer step", ylabel="test accuracy, %", title="Mean of the seeds; shaded: smallest to largest")
     right.set(xlabel="optimizer step", ylabel="learning rate", yscale="log", title="Learning rate, seed 0")
-    left.legend(loc="lower right", fontsize="small")
     for ax in (left, right):
         ax.grid(alpha=0.3)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(ROWS))
     figure.suptitle(title)
     return figure
 
