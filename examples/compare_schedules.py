@@ -56,9 +56,7 @@ Make = Callable[[Optimizer, float, int, Ends], Any]
 def cyclic(mode: str, optimizer: Optimizer, lr: float, steps: int, ends: Ends) -> Any:
     """Return torch's CyclicLR; the mode ``"exp_range"`` shrinks to a tenth by the end."""
     half = max(steps // (2 * CYCLES), 1)
-    return lr_scheduler.CyclicLR(
-        optimizer, lr / 4, lr, half, mode=mode, gamma=0.1 ** (1 / steps), cycle_momentum=False
-    )
+    return lr_scheduler.CyclicLR(optimizer, lr / 4, lr, half, mode=mode, gamma=0.1 ** (1 / steps), cycle_momentum=False)
 
 
 def between_ends(optimizer: Optimizer, lr: float, steps: int, ends: Ends) -> Any:
@@ -289,6 +287,8 @@ def draw_presets(max_lr: float, steps: int = 1000) -> Figure:
         panels[0, column].plot([policy.lr(step) for step in range(steps)], color="#0072B2")
         panels[1, column].plot([policy.momentum(step) for step in range(steps)], color="#D55E00")
         panels[0, column].set_title(preset)
+        if not policy.cycle_momentum:
+            panels[1, column].text(0.5, 0.5, "unchanged", ha="center", transform=panels[1, column].transAxes)
     for panel in panels.flat:
         panel.grid(alpha=0.3)
     panels[0, 0].set_ylabel("learning rate")
@@ -304,7 +304,9 @@ def report(task: Task, runs: dict[str, Runs], lr: float, ends: Ends, out: Path, 
     title = f"{task.name}, {steps} steps, n = {seeds}"
     order = sorted(runs, key=lambda name: spread(runs[name].found)["mean"])
     print(f"\n{title}: found lr {lr:.3g}, trough from {ends[0]:.3g} to {ends[1]:.3g}, {seconds:.0f} s in all")
-    print(f"{'validation loss':20}{'found lr':>10}{'(min to max)':>20}{'best of grid':>14}{'(min to max)':>20}{'lr':>7}")
+    print(
+        f"{'validation loss':20}{'found lr':>10}{'(min to max)':>20}{'best of grid':>14}{'(min to max)':>20}{'lr':>7}"
+    )
     for name in order:
         its = runs[name]
         cells = ""
