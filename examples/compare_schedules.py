@@ -14,6 +14,7 @@ Prints a ranking by the validation loss at the end. Draws all schedules, the los
 """
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -30,7 +31,6 @@ import lightning.pytorch as pl
 import matplotlib
 
 matplotlib.use("Agg")
-import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer, lr_scheduler
@@ -132,7 +132,7 @@ def conv_net(channels_in: int) -> nn.Sequential:
     """Return three convolutions with BatchNorm and a linear layer."""
     layers: list[nn.Module] = []
     widths = (channels_in, 16, 32, 64)
-    for narrow, wide in zip(widths, widths[1:], strict=False):
+    for narrow, wide in itertools.pairwise(widths):
         layers += [nn.Conv2d(narrow, wide, 3, padding=1), nn.BatchNorm2d(wide), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
