@@ -17,7 +17,7 @@ and a net of two convolutions with BatchNorm. Times run from the first ``on_trai
 
     python benchmarks/cost.py --quick
 
-The results stand in the README.
+The results stand in docs/measured.md.
 """
 
 import compileall

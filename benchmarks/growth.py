@@ -15,7 +15,7 @@ The growth is the slope p of the regression line between logarithms, cost ~ size
 
     python benchmarks/growth.py --quick
 
-The results stand in the README.
+The results stand in docs/measured.md.
 """
 
 from collections.abc import Callable, Iterator

@@ -210,8 +210,8 @@ def main(rows: Callable[[Quick], Iterator[Row]], doc: str | None) -> None:
         show(rows(quick))
 
 
-# ----------------------------------------------------------------------------------- results and README
-RESULTS, README = Path(__file__).with_name("results.json"), ROOT / "README.md"
+# ------------------------------------------------------------------------------------- results and page
+RESULTS, PAGE = Path(__file__).with_name("results.json"), ROOT / "docs" / "measured.md"
 START, END = "<!-- performance -->", "<!-- /performance -->"
 
 
@@ -233,8 +233,8 @@ def write_results(rows: Sequence[Row], mode: str, minutes: float, path: Path) ->
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def readme_block(results: Mapping[str, Any]) -> str:
-    """Return what stands in the README between the two markers, from the content of the JSON file."""
+def page_block(results: Mapping[str, Any]) -> str:
+    """Return what stands on the page between the two markers, from the content of the JSON file."""
     host = results["machine"]
     rows = [Row(**{key: value for key, value in row.items() if key != "verdict"}) for row in results["rows"]]
     counted = [row for row in rows if row.target is not None]
@@ -247,8 +247,8 @@ def readme_block(results: Mapping[str, Any]) -> str:
     return f"{START}\n{about}\n\n{table(rows)}\n{END}"
 
 
-def with_block(readme: str, results: Mapping[str, Any]) -> str:
-    """Return the README with the lines between the markers replaced."""
-    before, _, rest = readme.partition(START)
+def with_block(page: str, results: Mapping[str, Any]) -> str:
+    """Return the page with the lines between the markers replaced."""
+    before, _, rest = page.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{readme_block(results)}{after}"
+    return f"{before}{page_block(results)}{after}"

@@ -2,7 +2,7 @@
 
     python benchmarks/run_all.py --quick     # few repetitions; under 6 minutes on 2 cores
     python benchmarks/run_all.py --full      # more of them; writes results.json with hardware and versions
-    python benchmarks/run_all.py --readme    # writes the table of results.json into the README
+    python benchmarks/run_all.py --docs      # writes the table of results.json into docs/measured.md
 
 torch-lr-finder takes part if it is installed. Where there is a GPU, the waits for it are those that CUDA reports.
 """
@@ -41,10 +41,10 @@ def measure(mode: str, path: Path | None) -> None:
         measuring.write_results(measured, mode, minutes, path)
 
 
-def write_readme() -> None:
-    """Write the table of the last full run into the README."""
+def write_page() -> None:
+    """Write the table of the last full run into its page."""
     results = json.loads(measuring.RESULTS.read_text())
-    measuring.README.write_text(measuring.with_block(measuring.README.read_text(), results))
+    measuring.PAGE.write_text(measuring.with_block(measuring.PAGE.read_text(), results))
 
 
 if __name__ == "__main__":
@@ -53,10 +53,10 @@ if __name__ == "__main__":
     modes.add_argument("--quick", action="store_true", help="print the table, few repetitions")
     modes.add_argument("--full", action="store_true", help="print the table and write results.json")
     parser.add_argument("--json", type=Path, help="where to write the results; with --full it is results.json")
-    modes.add_argument("--readme", action="store_true", help="write the table of results.json into the README")
+    modes.add_argument("--docs", action="store_true", help="write the table of results.json into docs/measured.md")
     arguments = parser.parse_args()
-    if arguments.readme:
-        write_readme()
+    if arguments.docs:
+        write_page()
     elif arguments.full:
         measure("--full", arguments.json or measuring.RESULTS)
     else:

@@ -6,7 +6,7 @@ scheduler that has all values in a list and only writes them into the groups. On
 
     python benchmarks/scheduler_step.py --quick
 
-The results stand in the README.
+The results stand in docs/measured.md.
 """
 
 from collections.abc import Callable, Iterator

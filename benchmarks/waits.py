@@ -11,7 +11,7 @@
 
     python benchmarks/waits.py --quick
 
-The results stand in the README.
+The results stand in docs/measured.md.
 """
 
 import json

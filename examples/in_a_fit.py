@@ -1,6 +1,6 @@
 """Find learning rate and weight decay at the start of a fit, on handwritten digits.
 
-The README's first two ways to use the package: the helper and the callbacks.
+The quickstart's first two ways to use the package: the helper and the callbacks.
 
     python examples/in_a_fit.py
 """

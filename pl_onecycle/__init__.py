@@ -57,9 +57,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the command line when it is used, as its parser is slow to import."""
+    """Import the command line when it is used, as its parser is slow to import; the same for the version."""
     if name == "OneCycleCLI":
         from pl_onecycle.cli import OneCycleCLI
 
         return OneCycleCLI
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pl-onecycle")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

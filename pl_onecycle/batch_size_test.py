@@ -139,7 +139,7 @@ class BatchSizeTest(Finder[BatchSize]):
         size = 1 << int(math.log2(min(max(self._value_before(run), 1), most)))
         self._check_effect(run.trainer, size)
         attempts: dict[int, Attempt] = {}
-        with progress_bar(run.trainer, int(math.log2(most)) + 1, self.title) as advance:
+        with progress_bar(run.trainer, self._most_sizes, self.title) as advance:
             while 1 <= size <= most and size not in attempts:
                 attempts[size] = self._try(run.trainer, size, attempts.get(size // 2))
                 advance(len(attempts), size)
@@ -205,6 +205,23 @@ class BatchSizeTest(Finder[BatchSize]):
         return self._write(trainer, int(self.value))
 
     # ------------------------------------------------------------------------------------------- show
+    @property
+    def _most_sizes(self) -> int:
+        """Largest number of sizes to try."""
+        return int(math.log2(self.max_batch_size)) + 1
+
+    @override
+    def _cost(self, run: RunOptimizer) -> str:
+        return f"{counted(self._most_sizes, 'size')}, {counted(self.num_steps, 'step')} each"
+
+    @override
+    def _steps_taken(self) -> int:
+        return 0  # a step takes as long as its batch is large
+
+    @override
+    def _where(self, run: RunOptimizer, places: list[str]) -> str:
+        return f"in {', '.join(places)}"
+
     @override
     def _description(self, run: RunOptimizer) -> str:
         return f"{counted(len(self.tries), 'size')} tried, {counted(self.num_steps, 'step')} each"

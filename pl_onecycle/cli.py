@@ -6,10 +6,12 @@ jsonargparse do the parsing; names, types, defaults and help texts come from the
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 from torch.optim import Optimizer
@@ -24,11 +26,19 @@ from pl_onecycle._lightning import (
     rank_zero_warn,
 )
 from pl_onecycle.checks import expect
+from pl_onecycle.commands import run_command
 from pl_onecycle.configure import configure_one_cycle
 from pl_onecycle.scheduler import OneCycleScheduler
 from pl_onecycle.settings_callback import OneCycleSettings
 from pl_onecycle.tune_result import TuneResult
 from pl_onecycle.tuner import OneCycleTrainer
+
+PURPOSE = """Find batch size, learning rate and weight decay by short trials, and train with them in one cycle.
+
+  %(prog)s tune {options}
+  %(prog)s fit -c .../tune/config.yaml -c .../tune/tuned.yaml
+
+`tune` trains nothing; its last line is the command with which `fit` trains with what it has found."""
 
 
 class OneCycleCLI(LightningCLI):
@@ -115,9 +125,16 @@ class OneCycleCLI(LightningCLI):
     def setup_parser(
         self, add_subcommands: bool, main_kwargs: dict[str, Any], subparser_kwargs: dict[str, Any]
     ) -> None:
-        super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+        super().setup_parser(
+            add_subcommands, {"description": PURPOSE.format(options="-c config.yaml")} | main_kwargs, subparser_kwargs
+        )
         if add_subcommands:
             self._share_config_files()
+            # A command is a line of its own, and an error is not below the usage of a hundred flags.
+            kinds = (argparse.RawDescriptionHelpFormatter, self.parser.formatter_class)
+            self.parser.formatter_class = type("HelpFormatter", kinds, {})
+            for name, parser in self._subcommand_parsers.items():
+                parser.usage = f"{self.parser.prog} {name} [-c CONFIG] [options]"
 
     def _share_config_files(self) -> None:
         """Let a subcommand ignore the arguments of the others in a config file."""
@@ -146,9 +163,20 @@ class OneCycleCLI(LightningCLI):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
         return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
 
+    def _expect_optimizer(self) -> None:
+        """End with one sentence where the model has no optimizer to train or tune with."""
+        made = getattr(self.model.configure_optimizers, "__func__", None)
+        if made is not pl.LightningModule.configure_optimizers or self.subcommand not in ("fit", "tune"):
+            return
+        ways = ["return one from its `configure_optimizers`"]
+        ways += ["pass --optimizer, e.g. --optimizer=AdamW"] if self.auto_configure_optimizers else []
+        parser = self._subcommand_parsers[self.subcommand]
+        parser.error(f"{type(self.model).__name__} has no optimizer: {', or '.join(ways)}.")
+
     # ------------------------------------------------------------------------------------------ tune
     @override
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        self._expect_optimizer()
         saver = self.save_config_callback
         if self.subcommand == "tune":  # it saves to the directory of fits, and a later fit would refuse to overwrite it
             self.save_config_callback = None
@@ -169,12 +197,15 @@ class OneCycleCLI(LightningCLI):
             )
         if directory is None:  # on processes other than rank zero, or if nothing could be written
             return
-        if self.save_config_callback is not None:
-            parser = self._subcommand_parsers["tune"]  # saved like the config of a fit
-            path = os.path.join(directory, "config.yaml")
-            parser.save(self.config["tune"], path, skip_none=False, overwrite=True, multifile=False)
         tuned = os.path.join(directory, "tuned.yaml")
-        print(f"Tuned values: {tuned}\nTo train with them, end the command line of `fit` with: -c {tuned}")
+        print(f"Tuned values: {tuned}")
+        if self.save_config_callback is None:
+            print(f"To train with them, end the command line of `fit` with: -c {tuned}")
+            return
+        parser = self._subcommand_parsers["tune"]  # saved like the config of a fit
+        path = os.path.join(directory, "config.yaml")
+        parser.save(self.config["tune"], path, skip_none=False, overwrite=True, multifile=False)
+        print(f"To train with them:\n{shlex.join([*_program(), 'fit', '-c', path, '-c', tuned])}")
 
 
 class _OfAnotherSubcommand(argparse.Action):
@@ -195,10 +226,21 @@ def _nothing(value: Any) -> None:
     """Parse any value as None."""
 
 
+def _program() -> list[str]:
+    """Return the words that have started this program."""
+    path = sys.argv[0]
+    return ["python", path] if path.endswith(".py") else [os.path.basename(path)]
+
+
 def main() -> None:
     """Run ``pl-onecycle`` for any model and data class by import path, also from the working directory.
 
     pl-onecycle tune --model my_package.Net --data my_package.Data
+
+    ``pl-onecycle report`` and ``pl-onecycle plot`` show results that are there already.
     """
+    if run_command(sys.argv[1:]):
+        return
     sys.path.insert(0, os.getcwd())  # for a console script the first entry is its own directory
-    OneCycleCLI()
+    purpose = PURPOSE.format(options="--model my_package.Net --data my_package.Data")
+    OneCycleCLI(parser_kwargs={"description": purpose, "version": version("pl-onecycle")})

@@ -4,8 +4,11 @@ It decides when a search runs in a fit and how the next fit uses its result, and
 search follows: search -> apply -> save -> log. Subclasses say what is tried and how the value is used.
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -15,10 +18,13 @@ from pl_onecycle._lightning import expect_trainer, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_bool, expect_integer, plain
 from pl_onecycle.curves import Refusal
 from pl_onecycle.module_attributes import restore_values, values_at
-from pl_onecycle.report import Loggers, Report, Saved, save
+from pl_onecycle.page_writer import PageWriter
+from pl_onecycle.pictures import Drawable, card, draw
+from pl_onecycle.report import Advance, Loggers, Report, Saved, progress_bar, save
 from pl_onecycle.run_directory import run_directory
 from pl_onecycle.run_optimizer import RunOptimizer
-from pl_onecycle.sentences import short
+from pl_onecycle.search_cost import SearchCost
+from pl_onecycle.sentences import change, duration, factor, in_a_line, short
 
 
 class Answer(Protocol):
@@ -54,11 +60,12 @@ class Finder(pl.Callback, Generic[Found], ABC):
         optimizer: Index of the optimizer, in the order of ``configure_optimizers``.
         milestones: Epochs >= 1 at whose start the search runs again.
         apply: False only suggests.
-        report: False writes no files, and logs no curves and no picture.
+        report: False writes no files, logs no curves and no picture, and does not record the run for its page.
 
     Attributes:
         before: After a run, the value that training had before it.
         answer: After a run, what was found, or a `Refusal`.
+        seconds: Wall time of the search, or None; a checkpoint does not keep it.
     """
 
     title: ClassVar[str]  # in log lines and plots
@@ -82,11 +89,14 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self.report = report
         self.before: float | None = None
         self.answer: Found | Refusal | None = None
+        self.seconds: float | None = None
+        self._pace: float | None = None  # seconds of a step of the last search
         self._reached_start = False  # whether this fit has reached the point at which the search runs
         self._begun_epoch: int | None = None  # the last epoch that has begun
         self._is_resumed = False  # whether the result comes from a checkpoint
         self._search_epoch: int | None = None  # of the last search
         self._saved: list[Saved] = []  # the reports of this fit that are not shown in full
+        self._page = PageWriter()
         self._attributes: dict[str, float] = {}  # of the module, as the result has set them
         self._module_id: int | None = None  # of the result; a reference would be pickled with the callback
 
@@ -106,6 +116,11 @@ class Finder(pl.Callback, Generic[Found], ABC):
         return self.value if self.apply else None
 
     @property
+    def interval(self) -> tuple[float, float] | None:
+        """Between which values others lie that could be as good as the one found, or None."""
+        return None
+
+    @property
     def why(self) -> str:
         """After a run, the reason for the suggestion, or the reason why there is none.
 
@@ -115,6 +130,26 @@ class Finder(pl.Callback, Generic[Found], ABC):
         if self.answer is None:
             raise RuntimeError(f"There is no result: this {type(self).__name__} has not run yet.")
         return self.answer.reason
+
+    def picture(self) -> Drawable | None:
+        """Return what a notebook shows of a result, or None for words only."""
+        return None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._outcome})"
+
+    def _repr_html_(self) -> str:
+        title, picture = f"{self.title}: {self._outcome}", None if self.answer is None else self.picture()
+        if picture is None:
+            return card(title, "" if self.answer is None else self.why)
+        return card(title, self.why, partial(draw, picture))
+
+    @property
+    def _outcome(self) -> str:
+        """What was found, in a few words."""
+        if self.answer is None:
+            return "not run yet"
+        return "no suggestion" if self.value is None else f"{self.value_name} {change(self.before, self.value)}"
 
     # --------------------------------------------------------------------------- what each subclass says
     @abstractmethod
@@ -131,7 +166,23 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     @abstractmethod
     def _description(self, run: RunOptimizer) -> str:
-        """Describe the trials for the log line."""
+        """Describe the trials for the log."""
+
+    @abstractmethod
+    def _cost(self, run: RunOptimizer) -> str:
+        """Return what the search costs at most, for the log."""
+
+    @abstractmethod
+    def _steps_taken(self) -> int:
+        """Return the number of optimizer steps of the last search; 0 if they have no common pace."""
+
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        """Return whether the search validates, too, so that its pace is not that of another one."""
+        return False
+
+    def _advice(self, run: RunOptimizer) -> list[str]:
+        """Return sentences for the log about how the value found is used."""
+        return []
 
     @abstractmethod
     def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
@@ -144,8 +195,9 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def reset(self) -> None:
         """Drop the result of the last search."""
         self._forget()
-        self.answer = self.before = self._search_epoch = None
+        self.answer = self.before = self.seconds = self._pace = self._search_epoch = None
         self._attributes = {}
+        self._page = PageWriter()
 
     # ---------------------------------------------------------------------------------------- the find line
     def check(self, trainer: pl.Trainer) -> None:
@@ -158,28 +210,53 @@ class Finder(pl.Callback, Generic[Found], ABC):
         self._forget()
         self._attributes = {}
         self.before = self._value_before(run)
+        rank_zero_info(f"{self.title}: at most {self._cost(run)}")
+        started = time.monotonic()
         self.answer = self._search(run)
+        self.seconds = time.monotonic() - started
+        self._pace = self.seconds / steps if (steps := self._steps_taken()) else None
         outcome, changed = self._apply_answer(run, self.before)
-        self._draw(trainer)
+        if self._page.is_due:  # the last search of this finder has not been drawn
+            self._draw(trainer)
         saved = self._save(run, changed) if saves else Saved()
         self._saved.append(saved)
-        rank_zero_info(f"{self.title} ({self._description(run)}): {outcome}{saved}.")
+        how = f"{self._description(run)}, {duration(self.seconds)}{saved}"
+        rank_zero_info("\n  ".join([f"{self.title}: {outcome[0]}", *outcome[1:], self.why, how]))
         if self not in trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
             self._show_rest(trainer)  # no hook will
 
-    def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[str, list[str]]:
-        """Apply what was found, unless `apply` is False; return the outcome for the log, and what changed."""
-        name, value = self.value_name, self.value
-        training = f"training continues with {self._label_in(run)} {short(before)}"
+    def _apply_answer(self, run: RunOptimizer, before: float) -> tuple[list[str], list[str]]:
+        """Apply what was found, unless `apply` is False; return the first lines for the log, and what changed."""
+        name, value, label = self.value_name, self.value, self._label_in(run)
         if value is None:
-            return f"no suggestion, because {self.why}; {training}", []
+            return [f"no suggestion, {label} stays {short(before)}"], []
         if not self.apply:
-            return f"suggests {name} {short(value)} ({self.why}); not applied, {training}", []
+            found = f"{name} {short(value)}{factor(before, value)}"
+            return [f"suggests {found}; not applied, {label} stays {short(before)}"], []
         changed = self._train_with(run, value)
-        return (
-            f"{self._label_in(run)} {short(before)} -> {short(value)} ({self.why}), set in {', '.join(changed)}",
-            changed,
-        )
+        # A place is named or counted; what else there is to say is a sentence.
+        places = [it for it in changed if " " not in it or it[0].isdigit()]
+        notes = [it for it in changed if it not in places]
+        from_what = "stays" if value == before else f"{short(before)} →"
+        found = f"{self._label_in(run)} {from_what} {short(value)}{factor(before, value)}"
+        return [f"{found} {self._where(run, places)}", *notes, *self._advice(run)], changed
+
+    def _where(self, run: RunOptimizer, places: list[str]) -> str:
+        """Return where a value was written, for the log."""
+        return f"for {type(run.optimizer).__name__}, {', '.join(places).replace('parameter group', 'group')}"
+
+    def _cost_of(self, run: RunOptimizer, steps: int, made_of: str = "") -> str:
+        """Return what a number of steps costs, for the log."""
+        return str(SearchCost.of(run.trainer, steps, self._known_pace(run.trainer), made_of))
+
+    def _known_pace(self, trainer: pl.Trainer) -> float | None:
+        """Return the seconds of a step that an earlier search has measured, or None if none has."""
+        others = [] if self._validates(trainer) else [it for it in finders(trainer) if not it._validates(trainer)]
+        return next((it._pace for it in (self, *others) if it._pace is not None), None)
+
+    def _progress(self, run: RunOptimizer, total: int) -> AbstractContextManager[Advance]:
+        """Show how far the search is; say how long it takes, where that was not known before."""
+        return progress_bar(run.trainer, total, self.title, says_time=self._known_pace(run.trainer) is None)
 
     def _train_with(self, run: RunOptimizer, value: float) -> list[str]:
         """Write a value to optimizer, schedulers and module, and keep what the module then holds for a resumed run."""
@@ -195,8 +272,12 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """Return the contents of the report other than the curves."""
         found = self.suggestion
         return {
+            "title": self.title,
+            "value_name": self.value_name,
+            "before": self.before,
             "suggestion": None if found is None else found.to_dict(),
             "refusal": self.why if found is None else None,
+            "seconds": self.seconds,
             "settings": {name: getattr(self, name) for name in self.settings},
         }
 
@@ -207,14 +288,19 @@ class Finder(pl.Callback, Generic[Found], ABC):
         root = run_directory(run.trainer)
         if not run.trainer.is_global_zero:
             return Saved()
-        return save(self._make_report(run, changed), root, run.trainer.loggers, failed)
+        saved = save(self._make_report(run, changed), root, run.trainer.loggers, failed)
+        if saved.folder is not None:
+            self._page.add(root, saved)
+            if self in run.trainer.callbacks:  # type: ignore[attr-defined]  # set by a connector
+                self._page.record(run, self._pages(run.trainer))
+        return saved
 
     def _log_found(self, trainer: pl.Trainer, epoch: int | None) -> frozenset[int]:
         """Log the values that are used as hyperparameters; return the indices of the loggers that have failed."""
         if self.used is None or not trainer.is_global_zero:
             return frozenset()
         found: dict[str, Any] = {}
-        for finder in [*finders(trainer), self]:  # all, as most loggers replace the whole group
+        for finder in self._all(trainer):  # as most loggers replace the whole group
             found |= finder._found
         loggers = Loggers(trainer.loggers, self.title)
         loggers.log_found(f"one_cycle_epoch_{epoch}" if epoch else "one_cycle", plain(found))
@@ -231,9 +317,23 @@ class Finder(pl.Callback, Generic[Found], ABC):
         """The name of the value for loggers and other callbacks."""
         return f"{self.result_name}_{self.optimizer}" if self.optimizer else self.result_name
 
+    def _all(self, trainer: pl.Trainer) -> list["Finder[Any]"]:
+        """Return the Trainer's finders, and this one even if it is none of them."""
+        return list(dict.fromkeys([*finders(trainer), self]))
+
+    def _pages(self, trainer: pl.Trainer) -> list[PageWriter]:
+        """Return the parts of all finders in the page of the run."""
+        return [finder._page for finder in self._all(trainer)]
+
     def _draw(self, trainer: pl.Trainer) -> None:
-        """Draw what has not been drawn, as nobody should wait for it before the first batch."""
-        self._saved = [saved.draw(trainer.loggers) for saved in self._saved]
+        """Draw what no finder has drawn yet, as nobody should wait for it before the first batch."""
+        due = [finder for finder in self._all(trainer) if finder._page.is_due]
+        for finder in due:
+            finder._saved = [saved.draw(trainer.loggers) for saved in finder._saved]
+            if finder._saved:
+                finder._page.add_pictures(finder._saved[-1].drawn)
+        if due:
+            PageWriter.write(trainer, self._pages(trainer))
 
     def _show_rest(self, trainer: pl.Trainer) -> None:
         """Show what has not been shown."""
@@ -241,6 +341,22 @@ class Finder(pl.Callback, Generic[Found], ABC):
         for saved in self._saved:
             saved.end(trainer.loggers)
         self._saved = []
+
+    def _end(self, trainer: pl.Trainer, ended: str) -> None:
+        """Show the rest at the end of a fit; the first finder whose hook is called writes the page for all."""
+        self._show_rest(trainer)
+        pages = self._pages(trainer)
+        if any(page.is_open for page in pages):
+            PageWriter.write(trainer, pages, ended)
+
+    def _continue_page(self, trainer: pl.Trainer) -> None:
+        """Begin or continue the page of a run whose search was in an earlier fit; all processes must call it."""
+        root = run_directory(trainer)
+        if not trainer.is_global_zero or self.answer is None:
+            return
+        if not self._page.results:
+            self._page.add_earlier(root, self.facts())
+        self._page.record(RunOptimizer(trainer, self.optimizer), self._pages(trainer))
 
     # ------------------------------------------------------------------------------------------ hooks
     @property
@@ -261,6 +377,8 @@ class Finder(pl.Callback, Generic[Found], ABC):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.report and self._search_epoch is not None:
+            self._continue_page(trainer)
         if self._is_resumed and self._search_epoch is not None:  # resumed within an epoch, so none starts
             self._reached_start = True
             self._skip(trainer, f"as this run was tested in epoch {self._search_epoch}")
@@ -287,16 +405,33 @@ class Finder(pl.Callback, Generic[Found], ABC):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if any(saved.pictures for saved in self._saved):
+        if self._page.is_due:
             self._draw(trainer)
 
     @override
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        if self._page.played is not None:
+            self._page.note("add_backward", loss)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if self._page.played is not None:
+            self._page.note("begin_step", optimizer)
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._page.played is not None and not trainer.sanity_checking:
+            self._page.note("add_validation")
+
+    @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._show_rest(trainer)
+        self._end(trainer, in_a_line(exception))
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._show_rest(trainer)
+        self._end(trainer, "completed")
         if not self._reached_start and trainer.global_step == 0:
             rank_zero_info(f"{self.title}: not run, as the fit had no training step (no batches, or no epochs).")
 

@@ -8,8 +8,10 @@ from pl_onecycle._lightning import pl
 from pl_onecycle.checks import expect
 from pl_onecycle.finder import Finder
 from pl_onecycle.momentum_probe import MomentumProbe
+from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
+from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.weight_decay_probe import WeightDecayProbe
 
 AnyFinder = TypeVar("AnyFinder", bound=Finder[Any])
@@ -65,10 +67,14 @@ class FinderQueue:
     Args:
         finders: By their name in files, in their order.
         again: Whether the range test runs a second time if a probe has changed a value.
+
+    Attributes:
+        planned: After a run, the one-cycle schedule that training would follow, or None.
     """
 
     def __init__(self, finders: Mapping[str, Finder[Any]], again: bool) -> None:
         self._named = dict(finders)
+        self.planned: OneCyclePolicy | None = None
         self._again = _copy_of(self._named.get("lr_range_test")) if again else None
 
     @property
@@ -90,6 +96,8 @@ class FinderQueue:
         if self._again is not None and any(map(_has_changed, self.finders)):
             self._named["lr_range_test_again"] = self._again
             self._again.find(trainer, saves=False)
+        cycle = RunOptimizer(trainer, self.finders[0].optimizer, calls_users_code=False).one_cycle
+        self.planned = None if cycle is None else cycle.policy
 
 
 def _has_changed(finder: Finder[Any]) -> bool:

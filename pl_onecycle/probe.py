@@ -7,6 +7,7 @@ subclasses define the value.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,17 +16,17 @@ from typing_extensions import override
 
 from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
-from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_hopeless
+from pl_onecycle.curves import CHECKUPS, Choice, LossCurve, Refusal, choose, is_hopeless, rounds
 from pl_onecycle.finder import Finder, finders
+from pl_onecycle.pictures import ProbePicture, draw
 from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.report import Advance, ProbePicture, Report, curves_table, draw_probe, progress_bar
+from pl_onecycle.report import Advance, Report, curves_table
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import counted
 from pl_onecycle.trial import Checkups, run_trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 ProbeMode = Literal["rise", "cycle"]
 
@@ -167,16 +168,24 @@ class Probe(Finder[Choice]):
 
     @override
     def _search(self, run: RunOptimizer) -> Choice | Refusal:
-        candidates, before = self._candidates(run.optimizer), self.before
-        if tuple(candidates) == self.defaults and before and before not in candidates:
-            candidates.append(before)  # so that only a value compared with it can replace it
-        most = len(candidates) + len(self._neighbours(candidates[0]))
-        with progress_bar(run.trainer, most * self.num_steps, self.title) as advance:
-            answer = self._try_all(run, candidates, advance)
+        with self._progress(run, self._most(run) * self.num_steps) as advance:
+            answer = self._try_all(run, self._first(run), advance)
             if isinstance(answer, Choice) and not answer.within_noise:  # within noise a finer search is pointless
                 near = [it for it in self._neighbours(answer.value) if not self._is_near_another(it)]
                 answer = self._try_all(run, near, advance) if near else answer
         return answer
+
+    def _first(self, run: RunOptimizer) -> list[float]:
+        """Return the candidates that are tried in any case."""
+        candidates, before = self._candidates(run.optimizer), self.before
+        if tuple(candidates) == self.defaults and before and before not in candidates:
+            candidates.append(before)  # so that only a value compared with it can replace it
+        return candidates
+
+    def _most(self, run: RunOptimizer) -> int:
+        """Return the largest number of candidates that may be tried."""
+        first = self._first(run)
+        return len(first) + len(self._neighbours(first[0]))
 
     def _try_all(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> Choice | Refusal:
         """Run a trial for each candidate, and choose one of all that have been tried."""
@@ -229,9 +238,22 @@ class Probe(Finder[Choice]):
 
     # ------------------------------------------------------------------------------------------- show
     @override
+    def _cost(self, run: RunOptimizer) -> str:
+        most = self._most(run)
+        return self._cost_of(run, most * self.num_steps, f"{most} × {self.num_steps}")
+
+    @override
+    def _steps_taken(self) -> int:
+        return sum(min(len(curve), self.num_steps) for curve in self.curves.values())
+
+    @override
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        return self.val_batches > 0 and trainer.enable_validation
+
+    @override
     def _description(self, run: RunOptimizer) -> str:
         is_known = self.max_lr is not None or any(map(self._sets_peak, finders(run.trainer)))
-        whose = "" if is_known else " of the optimizer, as no range test has set another"
+        whose = "" if is_known else " (no range test has set it)"
         parts = [
             counted(len(self.curves), "candidate"),
             f"{self.num_steps} steps each",
@@ -241,7 +263,7 @@ class Probe(Finder[Choice]):
         if not any(curve.val_loss for curve in self.curves.values()):
             there_is = self.val_batches > 0 and run.trainer.enable_validation
             missing = f"validation produces no `{self.monitor}`" if there_is else "there is no validation loss"
-            parts.append(f"judged by the training loss, as {missing}")
+            parts.append(f"judged by training loss, as {missing}")
         return ", ".join(parts)
 
     def _sets_peak(self, finder: Finder[Any]) -> bool:
@@ -250,25 +272,32 @@ class Probe(Finder[Choice]):
         return is_same and finder.apply and finder.suggestion is not None
 
     @property
+    @override
+    def interval(self) -> tuple[float, float] | None:
+        if self.value is None:
+            return None
+        below, above = ([it for it in self.curves if sign * it > sign * self.value] for sign in (-1, 1))
+        return max(below, default=self.value), min(above, default=self.value)
+
+    @property
     def saved(self) -> float:
         """Share of the steps that were not run because their candidate had diverged or become hopeless."""
-        run = sum(min(len(curve), self.num_steps) for curve in self.curves.values())
-        return 1 - run / (len(self.curves) * self.num_steps) if self.curves else 0.0
+        return 1 - self._steps_taken() / (len(self.curves) * self.num_steps) if self.curves else 0.0
 
     @override
     def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "share_of_steps_saved": self.saved}
+        curves = {series: curve.to_dict() for series, curve in self.labelled().items()}
+        return {**super().facts(), "share_of_steps_saved": self.saved, "curves": curves}
 
     @override
     def _make_report(self, run: RunOptimizer, changed: list[str]) -> Report:
         name, curves = f"{self.value_name}_probe", self.labelled()
-        plain = {series: curve.to_dict() for series, curve in curves.items()}
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curves": plain},
+            facts={**self.facts(), "changed": changed},
             tables={"curves.csv": partial(curves_table, curves)},
-            figures={name: partial(draw_probe, self.picture())},
+            figures={name: partial(draw, self.picture())},
             candidates=curves,
         )
 
@@ -284,11 +313,19 @@ class Probe(Finder[Choice]):
     def _label(self, value: float) -> str:
         return f"{self.curve_prefix}={value:g}"
 
-    def plot(self, ax: "Axes | None" = None) -> "Figure":
-        """Draw the training loss of all candidates over the lr or the steps, and next to it their validation loss.
+    def plot(
+        self, ax: "Axes | None" = None, *, log_lr: bool | None = None, skip_start: int = 0, skip_end: int = 0
+    ) -> Any:
+        """Draw how the candidates differ in training and validation loss, and the levels at which they end.
 
         Args:
-            ax: Axes for the training loss only, instead of a new figure with both losses.
+            ax: Axes for the training loss only, instead of a new figure.
+            log_lr: Whether the lr of a rise is on a log axis; None for the axis on which the rise was even.
+            skip_start: Number of first training losses to leave out.
+            skip_end: Number of last training losses to leave out.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
 
         Raises:
             RuntimeError: The probe has not run.
@@ -296,8 +333,18 @@ class Probe(Finder[Choice]):
         """
         if not self.curves:
             raise RuntimeError(f"There is nothing to plot: this {type(self).__name__} has not run yet.")
-        return draw_probe(self.picture(), ax)
+        return draw(replace(self.picture(), log_lr=log_lr, skip=(skip_start, skip_end)), ax)
 
+    @override
     def picture(self) -> ProbePicture:
         """Return what `plot` draws."""
-        return ProbePicture(self.title, self.labelled(), self.chosen, over_lr=self.mode == "rise")
+        compared = rounds(self.curves)
+        return ProbePicture(
+            self.title,
+            self.labelled(),
+            self.chosen,
+            over_lr=self.mode == "rise",
+            reason=self.why if self.answer is not None else "",
+            values={self._label(value): value for value in self.curves},
+            rounds=() if isinstance(compared, Refusal) else compared,
+        )

@@ -1,12 +1,13 @@
 """`LRRangeTest`, the callback: sweeps -> curve -> suggestion, and short cycles that verify it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
+from pl_onecycle._lightning import MisconfigurationException, pl
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
@@ -19,21 +20,23 @@ from pl_onecycle.curves import (
     Suggestion,
     candidates,
     coarse_sweep,
+    compared_cycles,
     dense_sweep,
+    find_trough,
     has_risen,
     read_curve,
     suggest,
     verified,
 )
 from pl_onecycle.finder import Finder
+from pl_onecycle.pictures import SchedulePicture, SweepPicture, draw
 from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
-from pl_onecycle.report import Advance, Report, SweepPicture, curve_table, draw_range_test, progress_bar
+from pl_onecycle.report import Advance, Report, curve_table
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import Checkups, run_trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _NAME = "lr_range_test"
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
@@ -138,6 +141,7 @@ class LRRangeTest(Finder[Suggestion]):
     curve: LossCurve | None
     coarse: list[LossCurve]
     cycles: dict[float, LossCurve]
+    steps: int
 
     def __init__(
         self,
@@ -239,17 +243,23 @@ class LRRangeTest(Finder[Suggestion]):
 
     @override
     def _search(self, run: RunOptimizer) -> Suggestion | Refusal:
-        count = CYCLES if self.verify is True else int(self.verify)
-        most = self._budget + count * self.verify_steps
-        if count:
-            total = f"{self._budget} + {count} x {self.verify_steps} = {most}"
-            rank_zero_info(f"{self.title}: at most {total} optimizer steps.")
-        with progress_bar(run.trainer, most, self.title) as advance:
+        with self._progress(run, self._most_steps) as advance:
             answer = self._sweep(run, advance)
             self._sweep_steps = self.steps
-            if isinstance(answer, Suggestion) and count:
-                answer = self._verify(run, answer, count, advance)
+            if isinstance(answer, Suggestion) and self._cycle_count:
+                answer = self._verify(run, answer, self._cycle_count, advance)
         return answer
+
+    @property
+    def _cycle_count(self) -> int:
+        """Number of short cycles that verify the suggestion."""
+        return CYCLES if self.verify is True else int(self.verify)
+
+    @property
+    def _most_steps(self) -> int:
+        """Largest number of optimizer steps of the whole test."""
+        most: int = self._budget + self._cycle_count * self.verify_steps
+        return most
 
     @property
     def _is_adaptive(self) -> bool:
@@ -334,7 +344,33 @@ class LRRangeTest(Finder[Suggestion]):
     def _label_in(self, run: RunOptimizer) -> str:
         return "base lr" if run.doubt else super()._label_in(run)
 
+    @override
+    def _advice(self, run: RunOptimizer) -> list[str]:
+        if run.schedulers:
+            return []
+        name = type(run.optimizer).__name__
+        return [f"held constant, as {name} has no scheduler: `configure_one_cycle(self, optimizer)` makes it one cycle"]
+
     # ------------------------------------------------------------------------------------------- show
+    @override
+    def _cost(self, run: RunOptimizer) -> str:
+        cycles = f"{self._budget} + {self._cycle_count} × {self.verify_steps}" if self._cycle_count else ""
+        return self._cost_of(run, self._most_steps, cycles)
+
+    @override
+    def _steps_taken(self) -> int:
+        return self.steps
+
+    @override
+    def _validates(self, trainer: pl.Trainer) -> bool:
+        return self.monitor != TRAIN_LOSS or self._cycle_count > 0
+
+    @property
+    @override
+    def interval(self) -> tuple[float, float] | None:
+        found = self.suggestion
+        return None if found is None or found.low is None or found.high is None else (found.low, found.high)
+
     @property
     @override
     def why(self) -> str:
@@ -360,6 +396,7 @@ class LRRangeTest(Finder[Suggestion]):
             "steps": self.steps,
             "coarse": [curve.to_dict() for curve in self.coarse],
             "cycles": {f"{lr:g}": curve.to_dict() for lr, curve in self.cycles.items()},
+            "curve": None if self.curve is None else self.curve.to_dict(),
         }
 
     @override
@@ -370,19 +407,34 @@ class LRRangeTest(Finder[Suggestion]):
         return Report(
             self.title,
             name,
-            facts={**self.facts(), "changed": changed, "curve": self.curve.to_dict()},
+            facts={**self.facts(), "changed": changed},
             tables={"curve.csv": partial(curve_table, self.curve)},
-            figures={name: partial(draw_range_test, self.picture(), None if cycle is None else cycle.policy)},
+            figures={name: partial(draw, self.picture(planned=None if cycle is None else cycle.policy))},
             sweeps={"": self.curve},
         )
 
-    def plot(self, ax: "Axes | None" = None, *, planned: Policy | None = None, all_methods: bool = False) -> "Figure":
-        """Draw raw and smoothed loss over log lr, with the suggestion.
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        log_lr: bool | None = None,
+        skip_start: int = 0,
+        skip_end: int = 0,
+        planned: Policy | None = None,
+        all_methods: bool = False,
+    ) -> Any:
+        """Draw raw and smoothed loss over the lr, with the suggestion and what it was read off.
 
         Args:
-            ax: Axes to draw into, instead of a new figure.
+            ax: Axes for the sweep only, instead of a new figure.
+            log_lr: Whether the lr is on a log axis; None for the axis on which the sweep was even.
+            skip_start: Number of first points to leave out.
+            skip_end: Number of last points to leave out.
             planned: A schedule to draw in the same figure, e.g. ``scheduler.policy``.
             all_methods: True also marks the suggestion of each method of `suggest`.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
 
         Raises:
             RuntimeError: The test has not run.
@@ -390,13 +442,28 @@ class LRRangeTest(Finder[Suggestion]):
         """
         if self.curve is None:
             raise RuntimeError("There is nothing to plot: this LRRangeTest has not run yet.")
-        return draw_range_test(self.picture(all_methods), planned, ax)
+        picture = self.picture(all_methods, planned)
+        return draw(replace(picture, log_lr=log_lr, skip=(skip_start, skip_end)), ax)
 
-    def picture(self, all_methods: bool = False) -> SweepPicture:
+    @override
+    def picture(self, all_methods: bool = False, planned: Policy | None = None) -> SweepPicture:
         """Return what `plot` draws; to be called after a run."""
         assert self.curve is not None
-        others = [it for method in METHODS if all_methods and (it := suggest(self.curve, method)) is not None]
-        return SweepPicture(self.curve, self.suggestion, self._curve_label, others)
+        found, cycles = self.suggestion, self.cycles
+        others = [suggest(self.curve, method) for method in METHODS if all_methods and method != self.method]
+        return SweepPicture(
+            self.curve,
+            found,
+            self._curve_label,
+            [other for other in others if other is not None],
+            reason=self.why,
+            before=self.before,
+            trough=find_trough(self.curve).ends if found is not None and self.method == "trough" else None,
+            coarse=self.coarse if self.curve not in self.coarse else (),
+            cycles=cycles,
+            ends=compared_cycles(cycles) if cycles else None,
+            planned=None if planned is None else SchedulePicture.of(planned),
+        )
 
     @property
     def _curve_label(self) -> str:

@@ -6,7 +6,7 @@ The only module that writes the learning rates and momenta of a policy in a real
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
@@ -15,8 +15,30 @@ from typing_extensions import Unpack, override
 
 from pl_onecycle.checks import expect, expect_bool, expect_number, plain
 from pl_onecycle.optimizer_groups import check_lrs, has_momentum, peak_lrs, rescale, write, write_momentum
+from pl_onecycle.pictures import SchedulePicture, draw, steps_shown
 from pl_onecycle.policy import Clock, OneCyclePolicy, PolicyArguments, Preset, Segment, between, from_preset, segment_at
 from pl_onecycle.real_step import after_real_step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What a schedule writes in a run.
+
+    Attributes:
+        lrs: For each parameter group, the learning rate of every step.
+        momentum: The momentum of every step, of the groups that have one; empty if it is not cycled.
+    """
+
+    lrs: list[list[float]]
+    momentum: list[float]
+
+    @property
+    def lr(self) -> list[float]:
+        """The learning rates of the group with the largest one."""
+        return max(self.lrs, key=max)
 
 
 class OneCycleScheduler(LRScheduler):
@@ -121,10 +143,55 @@ class OneCycleScheduler(LRScheduler):
     def max_lrs(self) -> list[float]:
         """The peak learning rate of each group."""
         for group in self.optimizer.param_groups:
-            if "cycle_momentum" not in group:  # added during training: its lr was set relative to the current ones
-                own = float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._clock.position(self._in_force))
-                _add_to_cycle(group, float(group.get("max_lr", own)))
+            if "cycle_momentum" not in group:
+                _add_to_cycle(group, self._peak_of(group))
         return [float(group["max_lr"]) for group in self.optimizer.param_groups]
+
+    def _peak_of(self, group: dict[str, Any]) -> float:
+        """Return the peak of a group; the lr of one added during training was set relative to the current ones."""
+        if "max_lr" in group:
+            return float(group["max_lr"])
+        return float(group["lr"]) * self.policy.max_lr / self.policy.lr(self._clock.position(self._in_force))
+
+    def simulate(self) -> Simulated:
+        """Return what the schedule writes at each step of the run as it is planned now, without a step.
+
+        Steps before the start of the current cycle, see `restart`, have its first values.
+
+        Example:
+            >>> import torch
+            >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
+            >>> run = OneCycleScheduler(optimizer, total_steps=5, pct_annihilation=0.0, final_div_factor=1.0).simulate()
+            >>> [round(lr, 3) for lr in run.lr], [round(momentum, 3) for momentum in run.momentum]
+            ([0.1, 0.55, 1.0, 0.55, 0.1], [0.95, 0.9, 0.85, 0.9, 0.95])
+        """
+        groups = self.optimizer.param_groups
+        peaks = [self._peak_of(group) for group in groups]
+        policies = {peak: replace(self.policy, max_lr=peak) for peak in peaks if peak > 0}
+        positions = [self._clock.position(step) for step in range(self.total_steps)]
+        lrs = {peak: [policy.lr(position) for position in positions] for peak, policy in policies.items()}
+        has_one = self.policy.cycle_momentum and any(map(has_momentum, groups))
+        momenta = [self.policy.momentum(position) for position in positions] if has_one else []
+        frozen = [0.0] * len(positions)
+        return Simulated([lrs.get(peak, frozen) for peak in peaks], [it for it in momenta if it is not None])
+
+    def plot(self, ax: "Axes | None" = None) -> Any:
+        """Draw learning rates and momentum of the whole run as it is planned now, and the current step.
+
+        Args:
+            ax: Axes to draw into, instead of a new figure.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        run, steps = self.simulate(), steps_shown(self.total_steps)
+        names = ["learning rate"] if len(run.lrs) == 1 else [f"lr of group {k}" for k in range(len(run.lrs))]
+        lrs = {name: [lrs[step] for step in steps] for name, lrs in zip(names, run.lrs, strict=True)}
+        momenta = [run.momentum[step] for step in steps] if run.momentum else []
+        return draw(SchedulePicture("one cycle", steps, lrs, momenta, self.last_epoch or None), ax)
 
     def set_max_lr(self, max_lr: float | Sequence[float]) -> None:
         """Move the peak to ``max_lr`` from the current step on; the cycle keeps its shape.

@@ -19,9 +19,11 @@ from pl_onecycle.checks import expect_bool, expect_integer
 from pl_onecycle.finder import Finder, RunsFinders
 from pl_onecycle.finder_queue import FinderQueue, finders_to_run
 from pl_onecycle.module_attributes import BATCH_NAMES, attributes_kept, number_of, set_attributes
+from pl_onecycle.page_writer import write_page_of
+from pl_onecycle.pictures import SchedulePicture, SweepPicture, TuningPicture, draw
 from pl_onecycle.probe import Probe
 from pl_onecycle.range_test import LRRangeTest
-from pl_onecycle.report import Report, SweepPicture, curve_table, curves_table, draw_tuning, save
+from pl_onecycle.report import Report, curve_table, curves_table, save
 from pl_onecycle.run_directory import directory_without_run
 from pl_onecycle.sentences import short
 from pl_onecycle.trial import rehearsed
@@ -108,6 +110,7 @@ class Tunes:
         fit.run(first)
         fit.run(queue, *[test.used for test in first.finders])
         result = _result(fit, [*first.finders, *queue.results.values()], self.config_keys)
+        result = replace(result, planned=queue.planned)
         result = replace(result, directory=_save(fit.trainer, result, first.results | queue.results))
         if fit.trainer.is_global_zero:
             rich.print(result)
@@ -221,11 +224,14 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
     values: dict[str, Any] = {"max_lr": None, "weight_decay": None, "batch_size": None, "max_momentum": None}
     before: dict[str, float] = {}
     reasons: dict[str, str] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for finder in ran:  # a second range test comes last
         name = finder.result_name
         if name in reasons and finder.suggestion is None:
             continue
         values[name] = finder.used
+        if finder.used is not None and finder.interval is not None:
+            intervals[name] = finder.interval
         reasons[name] = _why(finder)
         if finder.before is not None:
             before.setdefault(name, finder.before)
@@ -239,6 +245,7 @@ def _result(fit: _Fit, ran: Sequence[Finder[Any]], config_keys: Mapping[str, str
         optimizer=ran[-1].optimizer,
         attr_name=next((finder.attr_name for finder in ran if isinstance(finder, LRRangeTest)), ""),
         batch_size_key=config_keys.get("data.batch_size" if on_data else "model.batch_size", ""),
+        intervals=intervals,
     )
 
 
@@ -256,18 +263,20 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     shown = {name: finder for name, finder in ran.items() if finder.report}
     tests = {name: finder for name, finder in shown.items() if isinstance(finder, LRRangeTest)}
     probes = {name: finder for name, finder in shown.items() if isinstance(finder, Probe)}
-    pictures = [probe.picture() for probe in probes.values()]
+    planned = None if result.planned is None else SchedulePicture.of(result.planned)
+    picture = TuningPicture(_last_picture(tests), [probe.picture() for probe in probes.values()], planned)
     sweeps = {name: test.curve for name, test in tests.items() if test.curve is not None}
     tables = {f"{name}.csv": partial(curve_table, curve) for name, curve in sweeps.items()}
     tables |= {f"{name}.csv": partial(curves_table, probe.labelled()) for name, probe in probes.items()}
     found = {"config": result.config(), "before": dict(result.before), "reasons": dict(result.reasons)}
+    found["search_space"] = result.search_space()
     text = f"# Values for {result.tuned_for}, to be used by: fit -c ... -c tuned.yaml\n"
     report = Report(
         "Tuning",
         "tune",
         facts=found | {name: finder.facts() for name, finder in shown.items()},
         tables=tables,
-        figures={"tune": partial(draw_tuning, _last_picture(tests), pictures)} if shown or not ran else {},
+        figures={"tune": partial(draw, picture)} if shown or not ran else {},
         texts={"tuned.yaml": text + yaml.safe_dump(result.config(), sort_keys=False)},
         sweeps=sweeps,
         candidates={
@@ -276,8 +285,8 @@ def _save(trainer: pl.Trainer, result: TuneResult, ran: Mapping[str, Finder[Any]
     )
     # Others would begin a run, which trains nothing.
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    saved = save(report, root, loggers)
-    saved.draw(loggers)
+    saved = save(report, root, loggers).draw(loggers)
+    write_page_of(saved, f"Tuning of {result.tuned_for}")
     return saved.folder
 
 

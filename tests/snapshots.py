@@ -203,7 +203,8 @@ def _logged() -> Iterator[list[str]]:
 
 def _without_paths(lines: list[str], folder: Path) -> list[str]:
     ours = ("LR range test", "Weight decay probe", "Momentum probe", "Tuning")
-    return [line.replace(str(folder), "...") for line in lines if line.startswith(ours)]
+    said = [line.replace(str(folder), "...") for line in lines if line.startswith(ours)]
+    return [re.sub(r"[0-9.]+ (s|min|h)\b", "... s", line) for line in said]  # the clock's
 
 
 def _files(folder: Path) -> dict[str, Any]:
@@ -215,6 +216,9 @@ def _files(folder: Path) -> dict[str, Any]:
             del content["versions"]
             content.pop("refusal", None)  # a sentence; the log has it
             content.pop("reasons", None)
+            for one in (content, *content.values()):
+                if isinstance(one, dict):
+                    one.pop("seconds", None)  # the clock's
             files[name] = content
         elif path.suffix == ".csv" and path.name != "metrics.csv":
             files[name] = [[_number(cell) for cell in row.split(",")] for row in path.read_text().splitlines()]

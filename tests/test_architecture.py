@@ -19,8 +19,31 @@ CONTRIBUTING = HOUSE.parent / "CONTRIBUTING.md"
 TABLE: dict[str, tuple[str, set[str]]] = {
     "checks": ("pure", set()),
     "sentences": ("pure", set()),
+    "pictures/colours": ("pure", set()),
+    "pictures/shown": ("pure", set()),
+    "pictures/png": ("pure", set()),
+    "pictures/figure": ("pure", {"pictures/png"}),
+    "pictures/panels": ("pure", {"pictures/figure"}),
+    "pictures/ends": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown"}),
+    "pictures/probe": ("pure", {"pictures/colours", "pictures/ends", "pictures/panels", "pictures/shown"}),
+    "pictures/schedule": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown"}),
+    "pictures/sweep": (
+        "pure",
+        {"pictures/colours", "pictures/panels", "pictures/schedule", "pictures/shown", "sentences"},
+    ),
+    "pictures/played": ("pure", {"pictures/colours", "pictures/panels", "pictures/shown", "pictures/sweep"}),
+    "pictures/drawn": (
+        "pure",
+        {"pictures/figure", "pictures/panels", "pictures/probe", "pictures/schedule", "pictures/sweep"},
+    ),
+    "pictures/card": ("pure", {"pictures/png"}),
+    "pictures": (
+        "pure",
+        {"pictures/card", "pictures/drawn", "pictures/panels", "pictures/played", "pictures/png", "pictures/probe"}
+        | {"pictures/schedule", "pictures/sweep"},
+    ),
     "policy/shapes": ("pure", set()),
-    "policy/one_cycle": ("pure", {"checks", "policy/shapes"}),
+    "policy/one_cycle": ("pure", {"checks", "pictures", "policy/shapes"}),
     "policy/sweep": ("pure", {"checks", "policy/shapes"}),
     "policy/presets": ("pure", {"checks", "policy/one_cycle", "policy/shapes"}),
     "policy/clock": ("pure", set()),
@@ -31,30 +54,43 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "curves/thresholds": ("pure", set()),
     "curves/noise": ("pure", {"curves/thresholds"}),
-    "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds"}),
+    "curves/curve": ("pure", {"checks", "curves/noise", "curves/thresholds", "pictures", "sentences"}),
     "curves/refusals": ("pure", set()),
-    "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
+    "curves/trough": ("pure", {"curves/curve", "curves/noise", "curves/thresholds"}),
+    "curves/methods": ("pure", {"curves/curve", "curves/noise", "curves/thresholds", "curves/trough"}),
     "curves/suggestion": (
         "pure",
-        {"checks", "curves/curve", "curves/methods", "curves/refusals", "curves/thresholds"},
+        {"checks", "curves/curve", "curves/methods", "curves/refusals", "curves/thresholds", "pictures"},
     ),
     "curves/search": (
         "pure",
         {"curves/curve", "curves/noise", "curves/refusals", "curves/suggestion", "curves/thresholds", "policy"},
     ),
-    "curves/choice": ("pure", {"curves/curve", "curves/noise", "curves/refusals", "curves/thresholds"}),
+    "curves/rounds": ("pure", {"curves/curve", "curves/noise", "curves/refusals", "curves/thresholds"}),
+    "curves/choice": (
+        "pure",
+        {"curves/curve", "curves/noise", "curves/refusals", "curves/rounds", "curves/thresholds", "pictures"},
+    ),
     "curves/verification": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/refusals", "curves/suggestion", "curves/thresholds"},
+        {"curves/curve", "curves/refusals", "curves/rounds", "curves/suggestion", "curves/thresholds"},
     ),
     "curves": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/search"}
-        | {"curves/suggestion", "curves/thresholds", "curves/verification"},
+        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/rounds"}
+        | {"curves/search", "curves/suggestion", "curves/thresholds", "curves/trough", "curves/verification"},
     ),
+    "page/results": ("pure", {"curves"}),
+    "page/played": ("pure", set()),
+    "page/hindsight": ("pure", {"curves", "page/played", "page/results"}),
+    "page/traces": ("pure", {"curves", "pictures"}),
+    "page/charts": ("pure", {"curves", "page/played", "page/results", "page/traces", "pictures"}),
+    "page/markup": ("pure", {"page/charts", "page/hindsight", "page/played", "page/results"}),
+    "page/document": ("pure", {"page/charts", "page/hindsight", "page/markup", "page/played", "page/results"}),
+    "page": ("pure", {"page/document", "page/hindsight", "page/played", "page/results"}),
     "optimizer_groups": ("torch", {"checks"}),
     "real_step": ("torch", set()),
-    "scheduler": ("torch", {"checks", "optimizer_groups", "policy", "real_step"}),
+    "scheduler": ("torch", {"checks", "optimizer_groups", "pictures", "policy", "real_step"}),
     "copies": ("torch", set()),
     "random_state": ("torch", set()),
     "played_schedule": ("torch", {"copies", "random_state", "sentences"}),
@@ -72,6 +108,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "apply", "copies", "module_attributes", "optimizer_groups", "played_schedule", "policy"}
         | {"run_length", "scheduler", "sentences"},
     ),
+    "search_cost": ("Lightning", {"_lightning", "run_length", "sentences"}),
     "trial/interrupts": ("pure", set()),
     "trial/memory": ("torch", set()),
     "trial/reducer": ("torch", set()),
@@ -102,23 +139,24 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         {"_lightning", "random_state", "real_step", "sentences", "trial/agreement", "trial/isolation", "trial/run"}
         | {"trial/stand_ins"},
     ),
-    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/run"}),
-    "report/files": ("Lightning", {"_lightning", "checks", "curves"}),
+    "trial": ("Lightning", {"trial/attempt", "trial/checkups", "trial/isolation", "trial/losses", "trial/run"}),
+    "report/files": ("Lightning", {"_lightning", "checks", "curves", "pictures"}),
     "report/sinks": ("Lightning", {"_lightning"}),
     "report/loggers": ("Lightning", {"_lightning", "curves", "report/sinks"}),
-    "report/figures": ("pure", {"curves", "policy"}),
-    "report/progress": ("Lightning", {"_lightning"}),
+    "report/progress": ("Lightning", {"_lightning", "sentences"}),
     "report/report": (
         "Lightning",
-        {"_lightning", "curves", "report/figures", "report/files", "report/loggers", "report/sinks"},
+        {"_lightning", "curves", "pictures", "report/files", "report/loggers", "report/sinks"},
     ),
-    "report": ("Lightning", {"report/figures", "report/files", "report/loggers", "report/progress", "report/report"}),
+    "report": ("Lightning", {"report/files", "report/loggers", "report/progress", "report/report"}),
     "settings_callback": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "run_optimizer"}),
     "configure": ("Lightning", {"_lightning", "policy", "run_length", "scheduler", "settings_callback"}),
+    "played_run": ("Lightning", {"_lightning", "optimizer_groups", "page", "trial"}),
+    "page_writer": ("Lightning", {"_lightning", "page", "pictures", "played_run", "report", "run_optimizer"}),
     "finder": (
         "Lightning",
-        {"_lightning", "checks", "curves", "module_attributes", "report", "run_directory", "run_optimizer"}
-        | {"sentences"},
+        {"_lightning", "checks", "curves", "module_attributes", "page_writer", "pictures", "report", "run_directory"}
+        | {"run_optimizer", "search_cost", "sentences"},
     ),
     "batch_size_test": (
         "Lightning",
@@ -127,30 +165,46 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "range_test": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "trial"},
+        {"_lightning", "checks", "curves", "finder", "pictures", "policy", "report", "run_optimizer", "trial"},
     ),
     "probe": (
         "Lightning",
-        {"_lightning", "checks", "curves", "finder", "policy", "report", "run_optimizer", "sentences", "trial"},
+        {"_lightning", "checks", "curves", "finder", "pictures", "policy", "report", "run_optimizer", "sentences"}
+        | {"trial"},
     ),
     "weight_decay_probe": (
         "Lightning",
         {"_lightning", "checks", "optimizer_groups", "probe", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
-    "tune_result": ("Lightning", {"_lightning", "checks", "module_attributes", "sentences", "settings_callback"}),
+    "tune_result": (
+        "Lightning",
+        {"_lightning", "checks", "module_attributes", "policy", "sentences", "settings_callback"},
+    ),
     "finder_queue": (
         "Lightning",
-        {"_lightning", "checks", "finder", "momentum_probe", "probe", "range_test", "weight_decay_probe"},
+        {"_lightning", "checks", "finder", "momentum_probe", "policy", "probe", "range_test", "run_optimizer"}
+        | {"weight_decay_probe"},
     ),
     "tuner": (
         "Lightning",
-        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "probe"}
-        | {"range_test", "report", "run_directory", "sentences", "trial", "tune_result", "weight_decay_probe"},
+        {"_lightning", "batch_size_test", "checks", "finder", "finder_queue", "module_attributes", "page_writer"}
+        | {
+            "pictures",
+            "probe",
+            "range_test",
+            "report",
+            "run_directory",
+            "sentences",
+            "trial",
+            "tune_result",
+            "weight_decay_probe",
+        },
     ),
+    "commands": ("Lightning", {"page", "pictures", "report"}),
     "cli": (
         "Lightning",
-        {"_lightning", "checks", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},
+        {"_lightning", "checks", "commands", "configure", "scheduler", "settings_callback", "tune_result", "tuner"},
     ),
 }
 ORDER = list(TABLE)
@@ -268,7 +322,7 @@ def test_one_room_imports_lightning() -> None:
 
 
 def test_one_room_imports_matplotlib() -> None:
-    assert [room for room in TABLE if "matplotlib" in imports(room)[2]] == ["report/figures"]
+    assert [room for room in TABLE if "matplotlib" in imports(room)[2]] == ["pictures/figure"]
 
 
 def test_contributing_shows_this_table() -> None:

@@ -233,8 +233,10 @@ def test_where_nothing_fits_it_says_so_and_training_continues(fits: int, caplog:
     with caplog.at_level("INFO"), pytest.raises(torch.cuda.OutOfMemoryError):
         fitted(datamodule, test, module=Net(fits))
     said = line(caplog, "Batch size test")
-    assert "no suggestion, because not even a batch of 1 fits (OutOfMemoryError: CUDA out of memory." in said
-    assert "training continues with batch_size 4" in said
+    what, why, how = said.splitlines()
+    assert what == "Batch size test: no suggestion, batch_size stays 4"
+    assert why.startswith("  not even a batch of 1 fits (OutOfMemoryError: CUDA out of memory.")
+    assert how.startswith("  3 sizes tried, 3 steps each; see ")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,8 @@ def test_it_runs_before_the_other_finders_whose_batches_have_the_size(tmp_path: 
 def test_only_suggested_the_run_is_as_without(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         found = fitted(Rows(4), BatchSizeTest(apply=False))
-    assert "suggests batch_size 32" in line(caplog, "Batch size test")
+    what = "Batch size test: suggests batch_size 32 (×8); not applied, batch_size stays 4"
+    assert line(caplog, "Batch size test").splitlines()[0] == what
     assert found == fitted(Rows(4))
 
 

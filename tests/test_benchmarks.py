@@ -1,4 +1,4 @@
-"""The performance benchmarks count and summarize correctly, and the README shows what they have measured."""
+"""The performance benchmarks count and summarize correctly, and the documentation shows what they have measured."""
 
 import json
 import sys
@@ -29,13 +29,13 @@ def results() -> Any:
     return json.loads((BENCHMARKS / "results.json").read_text())
 
 
-def test_the_performance_table_of_the_readme_is_the_one_that_its_command_writes() -> None:
+def test_the_performance_table_of_the_page_is_the_one_that_its_command_writes() -> None:
     import measuring
 
-    readme = measuring.README.read_text()
-    assert readme.count(measuring.START) == readme.count(measuring.END) == 1
-    assert measuring.with_block(readme, results()) == readme
-    assert f"| {results()['rows'][0]['what']} |" in readme
+    page = measuring.PAGE.read_text()
+    assert page.count(measuring.START) == page.count(measuring.END) == 1
+    assert measuring.with_block(page, results()) == page
+    assert f"| {results()['rows'][0]['what']} |" in page
 
 
 def test_every_missed_target_has_its_reason_and_no_row_is_without_a_verdict() -> None:

@@ -132,7 +132,7 @@ def test_all_processes_tune_to_the_same_values_and_train_with_them(results: dict
 def test_tune_writes_its_files_once_by_rank_zero(results: dict[str, list[Any]]) -> None:
     one, other = results["tune"]
     names = [name for name in one["files"] if not name.endswith(".png")]
-    assert names == ["lr_range_test.csv", "result.json", "tuned.yaml", "weight_decay_probe.csv"]
+    assert names == ["lr_range_test.csv", "report.html", "result.json", "tuned.yaml", "weight_decay_probe.csv"]
     assert one["directory"] is not None
     assert (other["files"], other["directory"]) == ([], None)
 

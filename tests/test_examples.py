@@ -53,7 +53,7 @@ def test_digits_cli_trains_with_what_it_has_tuned(
     said = run("tune", *common, "--weight_decay_probe.num_steps=20")
     (named,) = re.findall(r"^Tuned values: (.*)$", said, flags=re.MULTILINE)
     tuned = yaml.safe_load(Path(named).read_text())["one_cycle"]
-    assert {path.suffix for path in Path(named).parent.iterdir()} == {".yaml", ".json", ".csv", ".png"}
+    assert {path.suffix for path in Path(named).parent.iterdir()} == {".yaml", ".json", ".csv", ".png", ".html"}
     run("fit", *common, "-c", named)
     (metrics,) = (tmp_path / "out").rglob("metrics.csv")
     rows = list(csv.DictReader(metrics.read_text().splitlines()))

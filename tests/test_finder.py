@@ -1,5 +1,6 @@
 """When a finder runs in a fit, when it is skipped, and in which order several run."""
 
+import itertools
 import json
 import math
 from collections import UserList, deque
@@ -23,7 +24,8 @@ from pl_onecycle import (
     WeightDecayProbe,
     configure_one_cycle,
 )
-from tests.fits import AllLRs, Fixed, LRs, Momentum, SmallNet, TwoNets, data, line, same, trainer, weights_of
+from pl_onecycle.sentences import factor
+from tests.fits import AllLRs, Fixed, LRs, Momentum, SmallNet, TwoNets, data, line, lines, same, trainer, weights_of
 from tests.probes import PROBES, Net, OneCycle, Wanting, decay_probe, fit, momentum_probe
 from tests.range_test.made import SCHEDULES, Results, Valley, fit_unchanged, in_valleys, with_milestones
 
@@ -183,10 +185,12 @@ def test_at_each_milestone_a_new_cycle_begins_over_the_rest_with_the_peak_found_
     assert [lr for [lr] in lrs.lr] == [cycle.lr(step) for cycle in cycles for step in range(16)]
     assert [value for [value] in lrs.momentum] == [cycle.momentum(step) for cycle in cycles for step in range(16)]
     assert lrs.lr[-1] == [found[4] / 10 / 1e4]  # the last of them with its annihilation
-    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("LR range test (")]
-    assert len(said) == 3
-    peaks = [f"{lr:.3g}" for lr in (0.01, found[0], found[2], found[4])]
-    assert [f"max_lr {peaks[i]} -> {peaks[i + 1]} (" in said[i] for i in range(3)] == [True] * 3
+    peaks = [0.01, found[0], found[2], found[4]]
+    assert [said.splitlines()[0] for said in lines(caplog)] == [
+        f"LR range test: max_lr {before:.3g} → {after:.3g}{factor(before, after)} for SGD, 1 group, OneCycleScheduler,"
+        " module.lr"
+        for before, after in itertools.pairwise(peaks)
+    ]
 
 
 @pytest.mark.parametrize("name", ["no scheduler", "StepLR", "OneCycleLR", "CosineAnnealingLR", "LambdaLR"])
@@ -238,11 +242,13 @@ def test_a_milestone_that_gives_no_suggestion_leaves_the_cycle_as_it_is(caplog: 
     test, lrs = with_milestones(1), LRs()
     with caplog.at_level("INFO"):
         trainer([test, lrs]).fit(Flat(1.0, schedule=SCHEDULES["OneCycleScheduler"]), data())
-    [first, second] = [r.getMessage() for r in caplog.records if r.getMessage().startswith("LR range test (")]
+    [first, second] = lines(caplog)
     peak = max(lr for [lr] in lrs.lr)
-    assert f"-> {peak:.3g} (" in first
-    said = "no suggestion, because the loss does not fall anywhere in the sweep; training continues with max_lr"
-    assert f"{said} {peak:.3g}" in second
+    assert f" → {peak:.3g} (" in first
+    assert second.splitlines()[:2] == [
+        f"LR range test: no suggestion, max_lr stays {peak:.3g}",
+        "  the loss does not fall anywhere in the sweep",
+    ]
     assert [lr for [lr] in lrs.lr] == [OneCyclePolicy(peak, 16).lr(step) for step in range(16)]
     assert test.suggestion is None
 
@@ -305,15 +311,16 @@ def test_the_order_in_the_list_does_not_matter_and_the_range_test_comes_first(ca
         with caplog.at_level("INFO"):
             first, *others = callbacks[::-1] if turned else callbacks
             fit(first, OneCycle(1e-4), *others, lrs)
-        said = [record.getMessage().split(" (")[0] for record in caplog.records]
-        assert [it for it in said if it.endswith(("probe", "test"))] == [
+        assert [it.partition(": at most ")[0] for it in caplog.messages if ": at most " in it] == [
             "LR range test",
             "Weight decay probe",
             "Momentum probe",
         ]
         assert test.suggestion is not None
         peak = test.suggestion.lr
-        assert f"max_lr {peak:.3g}): " in line(caplog, "Weight decay probe")
+        how = line(caplog, "Weight decay probe").splitlines()[-1]
+        assert how.startswith(f"  2 candidates, 10 steps each, max_lr {peak:.3g}")
+        assert "no range test" not in how
         assert {curve.lr[-1] for curve in (*decay.curves.values(), *momentum.curves.values())} == {peak}
         assert max(rates[0] for rates in lrs.lr) == peak
         results.append((test.suggestion, decay.curves, decay.suggestion, momentum.curves, momentum.suggestion, lrs.lr))
@@ -325,13 +332,15 @@ def test_a_range_test_that_only_suggests_leaves_the_probe_the_optimizers_lr(capl
     with caplog.at_level("INFO"):
         fit(LRRangeTest(1e-4, 10.0, 30, report=False, apply=False), Net(), probe)
     assert probe.curves[0.0].lr[-1] == pytest.approx(0.1)
-    assert "max_lr 0.1 of the optimizer, as no range test has" in line(caplog, "Weight decay probe")
+    how = line(caplog, "Weight decay probe").splitlines()[-1]
+    assert how.startswith("  2 candidates, 10 steps each, max_lr 0.1 (no range test has set it)")
 
 
 def test_a_decay_that_was_found_is_no_found_lr(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         fit(momentum_probe(), Net(), decay_probe())
-    assert "max_lr 0.1 of the optimizer, as no range test has" in line(caplog, "Momentum probe")
+    how = line(caplog, "Momentum probe").splitlines()[-1]
+    assert how.startswith("  2 candidates, 10 steps each, max_lr 0.1 (no range test has set it)")
 
 
 def test_the_found_decay_is_in_the_trials_of_the_momentum_probe() -> None:

@@ -89,7 +89,7 @@ def test_an_lr_of_zero_is_no_error_with_an_lr_of_the_probes_own(caplog: pytest.L
     with caplog.at_level("INFO"):
         fit(probe, Net(lr=0.0))
     assert probe.curves[0.0].lr[-1] == 0.2
-    assert "max_lr 0.2): " in line(caplog)
+    assert line(caplog).splitlines()[-1] == "  2 candidates, 10 steps each, max_lr 0.2"
 
 
 # ---------------------------------------------------------------------------------------- each candidate really trains
@@ -211,14 +211,16 @@ def test_the_choice_is_that_of_the_pure_function_on_the_curves(best: float) -> N
     assert found(probe).judged_by == "validation loss"
 
 
-def test_curves_are_compared_with_the_validation_loss_in_the_log_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_says_that_the_validation_loss_has_decided(caplog: pytest.LogCaptureFixture) -> None:
     probe = decay_probe(1e-1, 1e-2)
     with caplog.at_level("INFO"):
         fit(probe, Staged(lowest_at(1e-2)))
-    said = line(caplog)
-    assert said.startswith("Weight decay probe (2 candidates, 10 steps each, max_lr 0.1 of the optimizer, as no range")
-    assert "weight_decay 0 -> 0.01 (validation loss lowest with weight_decay 0.01, by " in said
-    assert said.endswith("set in 1 parameter group, module.weight_decay.")
+    assert line(caplog).splitlines() == [
+        "Weight decay probe: weight_decay 0 → 0.01 for SGD, 1 group, module.weight_decay",
+        f"  {found(probe).reason}",
+        "  2 candidates, 10 steps each, max_lr 0.1 (no range test has set it)",
+    ]
+    assert found(probe).reason.startswith("validation loss lowest with weight_decay 0.01, by ")
 
 
 def test_if_all_diverge_there_is_no_choice_but_a_reason_and_training_continues(
@@ -231,9 +233,10 @@ def test_if_all_diverge_there_is_no_choice_but_a_reason_and_training_continues(
     assert {curve.outcome for curve in probe.curves.values()} == {"diverged"}
     assert lrs.weight_decay == [[0.0]] * 8
     assert module.weight_decay == 0.0
-    assert "no suggestion, because all 2 candidates have diverged; training continues with weight_decay 0" in line(
-        caplog
-    )
+    assert line(caplog).splitlines()[:2] == [
+        "Weight decay probe: no suggestion, weight_decay stays 0",
+        "  all 2 candidates have diverged",
+    ]
 
 
 def test_a_candidate_that_diverges_is_out_and_its_steps_are_saved(caplog: pytest.LogCaptureFixture) -> None:
@@ -312,8 +315,8 @@ def test_apply_false_suggests_and_changes_nothing(caplog: pytest.LogCaptureFixtu
         fit(probe, module, lrs)
     assert (found(probe).value, module.weight_decay) == (0.5, 1e-4)
     assert lrs.weight_decay == [[1e-4]] * 8
-    assert "suggests weight_decay 0.5 (" in line(caplog)
-    assert "; not applied, training continues with weight_decay 0.0001." in line(caplog)
+    what = "Weight decay probe: suggests weight_decay 0.5 (×5000); not applied, weight_decay stays 0.0001"
+    assert line(caplog).splitlines()[0] == what
 
 
 # -------------------------------------------------------------------------------------------------- left in the middle

@@ -24,10 +24,11 @@ def test_the_report_holds_result_curves_and_picture(tmp_path: Path, caplog: pyte
     folder = tmp_path / "weight_decay_probe"
     assert sorted(path.name for path in folder.iterdir()) == ["curves.csv", "result.json", "weight_decay_probe.png"]
     assert (folder / "weight_decay_probe.png").read_bytes().startswith(b"\x89PNG")
-    assert line(caplog).endswith(f"; see {folder}.")
+    assert line(caplog).endswith(f"; see {folder}")
     result = json.loads((folder / "result.json").read_text())
     assert result["suggestion"] == found(probe).to_dict()
     assert result["refusal"] is None
+    assert result["seconds"] == probe.seconds
     assert result["changed"] == ["1 parameter group", "module.weight_decay"]
     assert result["settings"] == {
         "weight_decays": [1e-4, 0.0],
@@ -123,7 +124,22 @@ def test_report_false_writes_nothing(tmp_path: Path) -> None:
 def test_a_picture_can_be_drawn_afterwards() -> None:
     probe = decay_probe(1e-4, 0.0)
     fit(probe)
-    train, val = probe.plot().axes
-    labels = [text.get_text() for text in val.get_legend().get_texts()]  # type: ignore[union-attr]
+    train, val, ends = probe.plot().axes
+    labels = [text.get_text() for text in val.get_legend().get_texts()]
     assert labels == ["wd=1e-04, chosen" if found(probe).value else "wd=1e-04", *labels[1:]]
     assert (train.get_xlabel(), val.get_xlabel()) == ("learning rate", "optimizer step")
+    assert ends.get_title(loc="left") == f"{found(probe).judged_by} at the end"
+    assert train.texts[0].get_text().replace("\n", " ") == probe.why
+    some = probe.plot(log_lr=True, skip_start=2, skip_end=3).axes[0]
+    assert some.get_xscale() == "log"
+    assert {len(line.get_xdata()) for line in some.lines} == {len(line.get_xdata()) - 5 for line in train.lines}
+
+
+def test_a_probe_says_in_a_few_words_what_it_has_found() -> None:
+    probe = decay_probe(1e-4, 0.0)
+    assert repr(probe) == "WeightDecayProbe(not run yet)"
+    fit(probe)
+    value = found(probe).value
+    assert repr(probe).startswith("WeightDecayProbe(weight_decay ")
+    assert repr(probe).endswith(f"{value:.3g})")
+    assert "data:image/png;base64," in probe._repr_html_()

@@ -1,5 +1,6 @@
 """`TuneResult`: the found values applied to a model, as a table and as a config."""
 
+import builtins
 import copy
 import pickle
 from collections.abc import Callable
@@ -162,6 +163,63 @@ def test_a_value_that_was_not_found_is_a_dash_and_says_why() -> None:
     result = TuneResult(None, None, None, "Net", {"max_lr": 0.1}, {"max_lr": "the loss never fell"})
     (row,) = [line for line in str(result).splitlines() if "max_lr" in line]
     assert [cell.strip() for cell in row.split("│")[1:-1]] == ["max_lr", "0.1", "-", "the loss never fell"]
+
+
+class ZMQInteractiveShell:
+    """What rich takes for a notebook."""
+
+
+def test_a_notebook_shows_the_table_and_str_is_the_same_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: Any = RESULT
+    html, shown = table._repr_mimebundle_((), ())["text/html"], str(RESULT)
+    assert all(word in html for word in ("Tuned Net", "max_lr", "0.125", "smith: the loss rose", "│"))
+    monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
+    assert str(RESULT) == shown != ""
+
+
+@pytest.mark.parametrize(
+    ("result", "space"),
+    [
+        (TuneResult(0.06, None, 64, "Net"), {"max_lr": (0.02, 0.18, True)}),
+        (TuneResult(0.06, None, None, "Net", intervals={"max_lr": (0.05, 0.3)}), {"max_lr": (0.02, 0.3, True)}),
+        (TuneResult(0.06, None, None, "Net", intervals={"max_lr": (0.001, 0.1)}), {"max_lr": (0.001, 0.18, True)}),
+        (
+            TuneResult(None, 1e-3, None, "Net", intervals={"weight_decay": (1e-4, 1e-3)}),
+            {"weight_decay": (1e-4, 3e-3, True)},
+        ),
+        # Its next smaller candidate is 0, to which a logarithm does not reach.
+        (
+            TuneResult(None, 3e-5, None, "Net", intervals={"weight_decay": (0.0, 3e-4)}),
+            {"weight_decay": (1e-5, 3e-4, True)},
+        ),
+        (
+            TuneResult(None, 0.0, None, "Net", intervals={"weight_decay": (0.0, 1e-5)}),
+            {"weight_decay": (0.0, 1e-5, False)},
+        ),
+        (TuneResult(None, 0.0, None, "Net"), {}),
+        (TuneResult(None, None, None, "Net", max_momentum=0.9), {"max_momentum": (0.8, 0.95, False)}),
+        (
+            TuneResult(None, None, None, "Net", max_momentum=0.9, intervals={"max_momentum": (0.5, 0.97)}),
+            {"max_momentum": (0.5, 0.97, False)},
+        ),
+        (TuneResult(None, None, None, "Net", max_momentum=0.2), {"max_momentum": (0.0, 0.6, False)}),
+        (TuneResult(None, None, None, "Net"), {}),
+    ],
+    ids=lambda value: "",
+)
+def test_the_search_space_reaches_a_third_to_thrice_and_as_far_as_the_interval(
+    result: TuneResult, space: dict[str, tuple[float, float, bool]]
+) -> None:
+    found = {name: (it["low"], it["high"], it["log"]) for name, it in result.search_space().items()}
+    assert found.keys() == space.keys()
+    for name, (low, high, is_log) in space.items():
+        assert found[name][:2] == pytest.approx((low, high), rel=1e-12)
+        assert found[name][2] is is_log
+
+
+def test_what_a_sweep_draws_goes_to_the_settings_by_its_names() -> None:
+    drawn = {name: it["high"] for name, it in RESULT.search_space().items()}
+    assert [OneCycleSettings(**drawn).max_lr, OneCycleSettings(**drawn).weight_decay] == pytest.approx([0.375, 3e-4])
 
 
 @pytest.mark.parametrize(

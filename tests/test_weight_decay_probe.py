@@ -219,7 +219,8 @@ def test_the_decay_of_one_optimizer_is_found_and_the_other_is_left_alone(
     assert held[index] == {0.5}
     assert held[1 - index] == {0}
     assert module.weight_decay == 1e-4  # whose of the two would it be
-    assert line(caplog).endswith(f"set in {['1 parameter group', '2 parameter groups'][index]}.")
+    groups = ["1 group", "2 groups"][index]
+    assert line(caplog).splitlines()[0] == f"Weight decay probe: weight_decay 0 → 0.5 for SGD, {groups}"
 
 
 # -------------------------------------------------------------------------------------- where the right decay is known

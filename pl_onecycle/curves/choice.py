@@ -15,6 +15,7 @@ from pl_onecycle.curves.noise import noise_of
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.rounds import Round, end_of, is_validated, judged, rounds
 from pl_onecycle.curves.thresholds import CHECKUPS, HOPELESS_CHECKUPS, HOPELESS_SHARE, SURE_MARGIN
+from pl_onecycle.pictures import card
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,12 @@ class Choice:
     noise: float | None
     within_noise: bool
     reason: str
+
+    def __repr__(self) -> str:
+        return f"Choice({self.value:g}, by {self.judged_by}{', within noise' if self.within_noise else ''})"
+
+    def _repr_html_(self) -> str:
+        return card(f"{self.value:g}", self.reason)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, as saved in checkpoints."""

@@ -8,13 +8,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from pl_onecycle.checks import expect, expect_number, expect_one_of
 from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
 from pl_onecycle.curves.thresholds import BANDWIDTH, START_POINTS
+from pl_onecycle.pictures import SweepPicture, card, draw
+from pl_onecycle.sentences import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Outcome = Literal["completed", "diverged", "stopped", "risen", "dropped", "overridden"]
 
@@ -161,6 +166,39 @@ class LossCurve:
             curve = object.__new__(LossCurve)  # the checks of `first` hold for all
             vars(curve).update(shared, loss=tuple(drawn.tolist()))
             yield curve
+
+    # -------------------------------------------------------------------------------------------- show
+    def plot(
+        self, ax: "Axes | None" = None, *, log_lr: bool | None = None, skip_start: int = 0, skip_end: int = 0
+    ) -> Any:
+        """Draw raw and smoothed loss over the lr.
+
+        Args:
+            ax: Axes to draw into, instead of a new figure.
+            log_lr: Whether the lr is on a log axis; None for the axis on which the sweep was even.
+            skip_start: Number of first points to leave out.
+            skip_end: Number of last points to leave out.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        skip = (skip_start, skip_end)
+        return draw(SweepPicture(self, None, title=self._title, log_lr=log_lr, skip=skip), ax)
+
+    def __repr__(self) -> str:
+        return f"LossCurve({self._title})"
+
+    def _repr_html_(self) -> str:
+        return card(self._title, draw=self.plot)
+
+    @property
+    def _title(self) -> str:
+        """The curve in a few words."""
+        lrs = f", lr {min(self.lr):.3g} to {max(self.lr):.3g}" if self.lr else ""
+        return f"{counted(len(self), 'point')}{lrs}, {self.outcome}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists, as saved in checkpoints."""

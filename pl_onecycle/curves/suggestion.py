@@ -23,6 +23,7 @@ from pl_onecycle.curves.thresholds import (
     WIDE_BANDWIDTH,
     WIDE_INTERVAL,
 )
+from pl_onecycle.pictures import card
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ class Suggestion:
     def is_unsure(self) -> bool:
         """Whether the interval is wider than half a decade."""
         return self.decades > WIDE_INTERVAL + 1e-9  # two spacings of short cycles do not count as wide
+
+    def __repr__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f", {self.low:.3g} to {self.high:.3g}"
+        return f"Suggestion(lr={self.lr:.3g}{interval}, {self.method!r})"
+
+    def _repr_html_(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" ({self.low:.3g} to {self.high:.3g})"
+        return card(f"max_lr {self.lr:.3g}{interval}", f"{self.method}: {self.reason}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and strings, as saved in checkpoints."""

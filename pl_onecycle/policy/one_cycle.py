@@ -4,9 +4,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from pl_onecycle.checks import expect, expect_bool, expect_integer, expect_number, expect_one_of
+from pl_onecycle.pictures import SchedulePicture, draw
 from pl_onecycle.policy.shapes import SHAPES, Anneal, between
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True)
@@ -170,6 +175,20 @@ class OneCyclePolicy:
             return None
         phase, share = self._at(step)
         return between(phase.momentum, share)
+
+    def plot(self, ax: "Axes | None" = None) -> Any:
+        """Draw learning rate and momentum over the steps.
+
+        Args:
+            ax: Axes to draw into, instead of a new figure.
+
+        Returns:
+            The figure, which a notebook shows, or ``ax``.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is not installed.
+        """
+        return draw(SchedulePicture.of(self), ax)
 
     @cached_property
     def _phase_steps(self) -> tuple[int, int, int, int]:

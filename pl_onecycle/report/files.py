@@ -11,13 +11,14 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import fsspec
 
 from pl_onecycle._lightning import DISTRIBUTION
 from pl_onecycle.checks import plain
+from pl_onecycle.pictures import png_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,8 +56,7 @@ def write_folder(
     contents["result.json"] = _json_text(facts).encode()
     contents |= {file: _csv_text(rows).encode() for file, rows in tables.items()}
     files, base = fsspec.core.url_to_fs(root)
-    names = itertools.chain([name], (f"{name}_{i}" for i in itertools.count(1)))
-    new = next(new for new in names if not files.exists(f"{base.rstrip('/')}/{new}"))
+    new = _new_name(files, base, name)
     folder = f"{base.rstrip('/')}/{new}"
     files.makedirs(folder)
     for file, content in contents.items():
@@ -71,17 +71,48 @@ def write_picture(folder: str, name: str, figure: Figure) -> bytes:
     Raises:
         OSError: It cannot be written.
     """
-    content = io.BytesIO()
-    figure.savefig(content, dpi=120)
-    files, path = fsspec.core.url_to_fs(f"{folder}/{name}.png")
+    content = png_of(figure)
+    _write_whole(f"{folder}/{name}.png", content)
+    return content
+
+
+def write_page(root: str, page: str, path: str | None = None) -> str:
+    """Write a page as ``report.html``, or as ``report_1.html`` and so on where another run's is.
+
+    Args:
+        root: The directory, local or of any file system that fsspec knows.
+        page: The page.
+        path: Where the same run has written its page before, which is replaced.
+
+    Returns:
+        Where it is.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    files, base = fsspec.core.url_to_fs(root)
+    if path is None:
+        path = f"{root.rstrip('/')}/{_new_name(files, base, 'report', '.html')}"
+    files.makedirs(base, exist_ok=True)
+    _write_whole(path, page.encode())
+    return path
+
+
+def _new_name(files: Any, base: str, stem: str, ending: str = "") -> str:
+    """Return the first of ``stem``, ``stem_1`` and so on, each with its ending, that does not exist below ``base``."""
+    names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
+    return next(f"{name}{ending}" for name in names if not files.exists(f"{base.rstrip('/')}/{name}{ending}"))
+
+
+def _write_whole(where: str, content: bytes) -> None:
+    files, path = fsspec.core.url_to_fs(where)
     try:
         with files.open(path, "wb") as handle:
-            handle.write(content.getvalue())
+            handle.write(content)
     except OSError:
-        with suppress(OSError):  # half a picture is worse than none
+        with suppress(OSError):  # half a picture or page is worse than none
             files.rm(path)
         raise
-    return content.getvalue()
 
 
 def curve_table(curve: LossCurve) -> Table:
@@ -108,6 +139,12 @@ def _csv_text(rows: Table) -> str:
     return text.getvalue()
 
 
+def as_saved(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a ``result.json`` with these facts says when it is read."""
+    content: dict[str, Any] = json.loads(_json_text(facts))
+    return content
+
+
 def _json_text(facts: Mapping[str, Any]) -> str:
     facts = _without_nan(plain({**facts, "versions": _versions()}))
     text = json.dumps(facts, indent=2, allow_nan=False, default=str)
@@ -125,4 +162,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}
+    found = {"python": platform.python_version(), "torch": version("torch"), "lightning": version(DISTRIBUTION)}
+    with suppress(PackageNotFoundError):  # imported from a folder, without an installation
+        found["pl_onecycle"] = version("pl_onecycle")
+    return found

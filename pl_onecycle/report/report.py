@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pl_onecycle._lightning import Logger, rank_zero_warn
-from pl_onecycle.report.figures import can_draw
+from pl_onecycle.pictures import can_draw
 from pl_onecycle.report.files import Table, write_folder, write_picture
 from pl_onecycle.report.loggers import Loggers, candidate_points, sweep_points
 from pl_onecycle.report.sinks import Points
@@ -56,33 +56,37 @@ class Saved:
         title: Whose result it is, for people.
         tag: What its names in loggers begin with.
         pictures: Functions that draw, by the name of the picture.
+        facts: Content of ``result.json`` besides the versions.
         curves: Curves by their tag, for the loggers that get them at the end of a fit.
         failed: Indices of the loggers that have failed.
+        drawn: The pictures that have been drawn, as PNG, by their name.
     """
 
     folder: str | None = None
     title: str = ""
     tag: str = ""
     pictures: Mapping[str, Callable[[], Figure]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
     curves: Mapping[str, Points] = field(default_factory=dict)
     failed: frozenset[int] = frozenset()
+    drawn: Mapping[str, bytes] = field(default_factory=dict)
 
     def draw(self, loggers: Sequence[Logger] = ()) -> Saved:
         """Draw, write and log the pictures, if matplotlib is installed; return what then has not been shown.
 
         A picture that fails costs a warning, not the run.
         """
-        its = Loggers(loggers, self.title, self.failed)
+        its, drawn = Loggers(loggers, self.title, self.failed), dict(self.drawn)
         for name, draw in self.pictures.items():
             if self.folder is None or not can_draw():
                 break
             try:
-                png = write_picture(self.folder, name, draw())
+                drawn[name] = write_picture(self.folder, name, draw())
             except Exception as error:
                 rank_zero_warn(f"{self.title}: the picture could not be drawn ({error}).")
             else:
-                its.log_picture(self.tag if len(self.pictures) == 1 else f"{self.tag}_{name}", _image(png))
-        return replace(self, pictures={}, failed=its.failed)
+                its.log_picture(self.tag if len(self.pictures) == 1 else f"{self.tag}_{name}", _image(drawn[name]))
+        return replace(self, pictures={}, failed=its.failed, drawn=drawn)
 
     def end(self, loggers: Sequence[Logger]) -> None:
         """Log what waits for the end of the fit."""
@@ -121,7 +125,7 @@ def save(report: Report, root: str, loggers: Sequence[Logger], failed: frozenset
     else:
         its.log_curves(curves, at_end=False)
         its.log_folder(tag, folder)
-    return Saved(folder, report.title, tag, report.figures, curves, its.failed)
+    return Saved(folder, report.title, tag, report.figures, report.facts, curves, its.failed)
 
 
 def _image(png: bytes) -> Image:

@@ -187,6 +187,19 @@ class _Metric:
         self.name = known[0] if known else self.name
 
 
+def validation_loss_in(logged: Iterable[str]) -> str | None:
+    """Return the name among logged ones that is the validation loss by its words, or None.
+
+    Example:
+        >>> validation_loss_in(["val_acc", "valid/loss"]), validation_loss_in(["train_loss"])
+        ('valid/loss', None)
+    """
+    known = sorted(
+        (key for key in logged if _is_validation_loss(_without_loader(key))), key=lambda key: key != VAL_LOSS
+    )
+    return known[0] if known else None
+
+
 def _without_loader(key: str) -> str:
     return key.partition("/dataloader_idx_")[0]
 

@@ -25,7 +25,7 @@ class LossCollector:
 
     Args:
         trainer: A Trainer within ``fit``.
-        processes: Those of the Trainer.
+        processes: Those of the Trainer; without them, where nothing is fetched.
         last_step: Losses of later steps are dropped.
 
     Attributes:
@@ -33,10 +33,11 @@ class LossCollector:
         losses: Their losses, means over processes.
     """
 
-    def __init__(self, trainer: pl.Trainer, processes: Agreement, last_step: int) -> None:
+    def __init__(self, trainer: pl.Trainer, processes: Agreement | None = None, last_step: float = math.inf) -> None:
         self.steps: list[int] = []
         self.losses: list[float] = []
-        self._trainer, self._processes, self._last_step = trainer, processes, last_step
+        self._trainer, self._last_step = trainer, last_step
+        self._processes = Agreement(trainer) if processes is None else processes
         self._backward: list[Tensor] = []  # losses of the backward passes whose gradient the next step would use
         self._is_used = False  # whether another optimizer has stepped with them
         self._attempts: list[Tensor] = []  # one for each time that this optimizer began a step since it last finished
@@ -83,13 +84,18 @@ class LossCollector:
         """Keep the losses of the backward passes so far only up to the next one: another optimizer steps with them."""
         self._is_used = True
 
+    def take_attempt(self) -> Tensor | None:
+        """Return the first attempt at the step under way, or None without a loss, and forget the others."""
+        self.begin_step()
+        attempts, self._attempts = self._attempts, []
+        return attempts[0] if attempts else None
+
     def finish_step(self, step: int) -> None:
         """Take the first attempt as the loss of ``step``, which the optimizer has really taken."""
-        self.begin_step()  # stepped past Lightning
+        loss = self.take_attempt()  # also of a step past Lightning
         if step <= self._last_step:  # a batch may have more steps than the policy
-            self._waiting.append((step, self._attempts[0] if self._attempts else None))
-            self._without_loss += not self._attempts
-        self._attempts = []
+            self._waiting.append((step, loss))
+            self._without_loss += loss is None
 
     def finish_batch(self, step: int, outputs: Any) -> None:
         """Take what ``training_step`` returned for steps without a backward pass, and keep an attempt left out.

@@ -18,7 +18,7 @@ USERS = [*MODULES, *(HERE.parents[1] / f"{room}.py" for room in ("range_test", "
 
 def numbers(module: str) -> dict[str, float]:
     values = vars(importlib.import_module(f"pl_onecycle.curves.{module}"))
-    return {name: value for name, value in values.items() if isinstance(value, int | float)}
+    return {name: value for name, value in values.items() if type(value) in (int, float)}
 
 
 def test_every_threshold_is_used_outside_of_its_module() -> None:

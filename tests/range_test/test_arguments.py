@@ -117,5 +117,5 @@ trainer:
     [test] = [callback for callback in callbacks if isinstance(callback, LRRangeTest)]
     assert list(test.milestones) == [1, 2]
     assert test.optimizer == 0
-    folders = sorted(path.name for path in (tmp_path / "root").iterdir())
+    folders = sorted(path.name for path in (tmp_path / "root").iterdir() if path.is_dir())
     assert folders == ["lr_range_test", "lr_range_test_epoch_1", "lr_range_test_epoch_2"]

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from pl_onecycle import LossCurve, LRRangeTest, OneCycleScheduler, WeightDecayProbe, suggest
-from pl_onecycle.curves import METHODS
+from pl_onecycle.curves import METHODS, find_trough
 from tests.fits import LRs, Momentum, data, trainer
 from tests.range_test.made import Constant, Results, Valley, one_step, watched, with_milestones
 from tests.report.made import events
@@ -112,7 +113,7 @@ def test_a_picture_that_fails_does_not_cost_the_run(tmp_path: Path, monkeypatch:
     def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no latex")
 
-    monkeypatch.setattr("pl_onecycle.range_test.draw_range_test", fails)
+    monkeypatch.setattr("pl_onecycle.range_test.draw", fails)
     test, lrs = LRRangeTest(), LRs()
     with pytest.warns(UserWarning, match="could not be drawn .no latex"):
         trainer([test, lrs], tmp_path / "root").fit(Momentum(), data())
@@ -184,3 +185,47 @@ def test_a_second_test_forgets_the_sweeps_and_cycles_of_the_first() -> None:
     one_step(test, watched(Constant))
     assert test.cycles == {}
     assert test.steps == sum(len(curve) + 1 for curve in test.coarse)
+
+
+def test_the_test_says_in_a_few_words_what_it_has_found() -> None:
+    test = LRRangeTest()
+    assert repr(test) == "LRRangeTest(not run yet)"
+    assert test._repr_html_() == "<div><b>LR range test: not run yet</b></div>"
+    trainer([test]).fit(Momentum(), data())
+    assert test.suggestion is not None
+    assert re.fullmatch(r"LRRangeTest\(max_lr 0\.01 → [0-9.]+( \(×[0-9.]+\))?\)", repr(test))
+    html = test._repr_html_()
+    assert test.why in html
+    assert "data:image/png;base64," in html
+
+
+def test_the_picture_shows_what_decided(tmp_path: Path) -> None:
+    test = LRRangeTest(verify=3, verify_steps=10)
+    trainer([test], tmp_path).fit(Momentum(), data())
+    assert test.suggestion is not None
+    picture = test.picture()
+    assert (picture.before, picture.reason, picture.coarse) == (test.before, test.why, test.coarse)
+    assert picture.ends is not None
+    assert set(picture.ends.levels) <= set(test.cycles) == set(picture.cycles)
+    axes, cycles = test.plot().axes
+    left, right = find_trough(test.curve).ends  # type: ignore[arg-type]
+    (trough,) = (band for band in axes.patches if band.get_label() == "trough")
+    assert (trough.get_x(), trough.get_x() + trough.get_width()) == pytest.approx((left, right))
+    assert cycles.get_title(loc="left") == "3 short cycles around the suggestion"
+    assert test.plot(axes) is axes
+
+
+def test_a_refusal_is_in_the_picture(tmp_path: Path) -> None:
+    test = LRRangeTest(1e-9, 1e-8, 30)
+    trainer([test], tmp_path).fit(Momentum(), data())
+    (axes,) = test.plot().axes
+    assert repr(test) == "LRRangeTest(no suggestion)"
+    assert axes.get_title(loc="left") == "LR range test: no suggestion"
+    assert axes.texts[0].get_text().replace("\n", " ") == test.why
+
+
+def test_a_linear_sweep_is_drawn_on_a_linear_axis(tmp_path: Path) -> None:
+    test = LRRangeTest(1e-3, 1.0, 30, mode="linear")
+    trainer([test], tmp_path).fit(Momentum(), data())
+    scales = [test.plot(log_lr=log_lr).axes[0].get_xscale() for log_lr in (None, True)]
+    assert scales == ["linear", "log"]

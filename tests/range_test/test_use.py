@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import lr_scheduler as schedulers
 
 from pl_onecycle import LRRangeTest, OneCycleScheduler, configure_one_cycle
+from pl_onecycle.sentences import factor
 from tests.fits import AllLRs, LRs, Momentum, SmallNet, TwoNets, data, line, trainer
 from tests.range_test.made import SCHEDULES
 from tests.scenarios import SCENARIOS, Fit, differences
@@ -81,20 +82,22 @@ def test_apply_false_suggests_and_changes_nothing(caplog: pytest.LogCaptureFixtu
     assert test.suggestion is not None
     assert lrs.lr == [[0.01]] * 16
     assert module.lr == 0.01
-    assert "not applied, training continues with max_lr 0.01" in line(caplog)
+    assert line(caplog).splitlines()[0].endswith("; not applied, max_lr stays 0.01")
 
 
-def test_one_line_says_what_was_found_and_changed(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_three_lines_say_what_was_found_why_and_where_it_is(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     test = LRRangeTest(num_steps=100, method="smith")
     with caplog.at_level("INFO"):
         trainer([test], tmp_path).fit(Momentum(SCHEDULES["OneCycleLR"]), data())
     assert test.suggestion is not None
     assert test.curve is not None
-    said = line(caplog)
-    assert f"({min(test.steps, 100)} of 100 steps, {test.curve.outcome})" in said
-    assert f"max_lr 0.01 -> {test.suggestion.lr:.3g} (smith: one order of magnitude below" in said
-    assert "set in 1 parameter group, OneCycleLR, module.lr" in said
-    assert str(tmp_path / "lr_range_test") in said
+    found = f"{test.suggestion.lr:.3g}{factor(0.01, test.suggestion.lr)}"
+    assert line(caplog).splitlines() == [
+        f"LR range test: max_lr 0.01 → {found} for SGD, 1 group, OneCycleLR, module.lr",
+        f"  smith: {test.suggestion.reason}",
+        f"  {min(test.steps, 100)} of 100 steps, {test.curve.outcome}; see {tmp_path / 'lr_range_test'}",
+    ]
+    assert test.suggestion.reason.startswith("one order of magnitude below")
 
 
 def test_a_lambda_with_factors_of_its_own_peaks_at_the_found_lr() -> None:
@@ -130,7 +133,7 @@ def test_a_schedule_that_cannot_be_moved_is_named(caplog: pytest.LogCaptureFixtu
 
     with caplog.at_level("INFO"):
         trainer([LRRangeTest()]).fit(Net(lambda module, optimizer: Own(optimizer)), data())
-    assert "not in Own, whose learning rates cannot be found" in line(caplog)
+    assert line(caplog).splitlines()[1] == "  not in Own, whose learning rates cannot be found"
 
 
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "optimizer_step"])
@@ -153,7 +156,10 @@ def test_a_module_that_sets_its_lr_itself_gets_no_suggestion(hook: str, caplog: 
         trainer([test, lrs]).fit(Hand(), data())
     assert test.curve is not None
     assert test.curve.outcome == "overridden"
-    assert "no suggestion, because the module sets the learning rate of its steps itself" in line(caplog)
+    assert line(caplog).splitlines()[:2] == [
+        "LR range test: no suggestion, max_lr stays 0.01",
+        "  the module sets the learning rate of its steps itself, so it cannot be swept",
+    ]
     assert lrs.lr == [[0.01]] * 16
 
 
@@ -179,10 +185,13 @@ def test_the_lr_of_one_optimizer_is_found_and_the_other_is_left_alone(
         assert lrs[index] == pytest.approx([lr * scale for lr in before[index]], rel=1e-12)
     assert max(max(lrs[index]) for lrs in found.lr) == test.suggestion.lr
     assert module.lr == 0.01  # whose of the two would it be
-    groups = ["1 parameter group", "2 parameter groups"][index]
+    groups = ["1 group", "2 groups"][index]
     schedule = [", StepLR", ", OneCycleScheduler"][index] if scheduled else ""
-    assert f"max_lr {top} -> {test.suggestion.lr:.3g} (trough: " in line(caplog)
-    assert line(caplog).endswith(f", set in {groups}{schedule}.")
+    new = f"{test.suggestion.lr:.3g}{factor(top, test.suggestion.lr)}"
+    said = [f"LR range test: max_lr {top} → {new} for SGD, {groups}{schedule}"]
+    if not scheduled:
+        said += ["  held constant, as SGD has no scheduler: `configure_one_cycle(self, optimizer)` makes it one cycle"]
+    assert line(caplog).splitlines()[:-1] == [*said, f"  trough: {test.suggestion.reason}"]
     if scheduled:  # stepped by hand in the test, and at its place afterwards
         assert [config.scheduler.last_epoch for config in fit.lr_scheduler_configs] == [16, 16]
 

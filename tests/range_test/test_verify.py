@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import EarlyStopping
 
 from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, suggest
 from pl_onecycle.curves import candidates, verified
-from tests.fits import LRs, SmallNet, data, trainer
+from pl_onecycle.sentences import rounded
+from tests.fits import LRs, SmallNet, data, line, trainer
 from tests.range_test.made import Constant, WatchedToo, one_step, watched
 
 
@@ -42,12 +43,17 @@ def test_short_cycles_verify_the_suggestion_on_the_same_batches(
     assert test.suggestion == verified(unverified, test.cycles)
     assert test.suggestion.reason.endswith(" by training loss")
     assert test.suggestion.lr != unverified.lr
-    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("LR range test")]
     total = 150 + count * steps
-    assert said[0] == f"LR range test: at most 150 + {count} x {steps} = {total} optimizer steps."
-    assert (
-        f"suggests max_lr {test.suggestion.lr:.3g} (trough: {unverified.lr:.3g} on the curve; weighted mean" in said[1]
-    )
+    # One step is all that the run has left, and an eighth of an epoch.
+    epochs, times = rounded(total / 8), rounded(float(total))
+    [announced] = [it for it in caplog.messages if it.startswith("LR range test: at most")]
+    assert announced.splitlines() == [
+        f"LR range test: at most {total} steps (150 + {count} × {steps}), {epochs} epochs, {times} times the run",
+        "  more than the run itself: pass a smaller `num_steps`, or keep a value once found in your code",
+    ]
+    what, why, _ = line(caplog).splitlines()
+    assert what.startswith(f"LR range test: suggests max_lr {test.suggestion.lr:.3g}")
+    assert why.startswith(f"  trough: {unverified.lr:.3g} on the curve; weighted mean")
 
 
 def test_what_short_cycles_find_is_trained_with_and_reported(tmp_path: Path) -> None:

@@ -12,16 +12,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pl_onecycle.curves import LossCurve, Suggestion
+from pl_onecycle.pictures import ProbePicture, SweepPicture, draw
 from pl_onecycle.policy import OneCyclePolicy
-from pl_onecycle.report import (
-    ProbePicture,
-    Report,
-    SweepPicture,
-    curve_table,
-    curves_table,
-    draw_probe,
-    draw_range_test,
-)
+from pl_onecycle.report import Report, curve_table, curves_table
 
 NAME = "lr_range_test"
 DECADES = np.linspace(-7, 1, 50)
@@ -58,7 +51,7 @@ def sweep_report(measured: LossCurve, suggestion: Suggestion | None = None, **fa
         NAME,
         facts={**facts, "curve": measured.to_dict()},
         tables={"curve.csv": partial(curve_table, measured)},
-        figures={NAME: partial(draw_range_test, SweepPicture(measured, suggestion))},
+        figures={NAME: partial(draw, SweepPicture(measured, suggestion))},
         sweeps={"": measured},
     )
 
@@ -70,7 +63,7 @@ def probe_report(curves: Mapping[str, LossCurve], chosen: str | None = None, **f
         "probe",
         facts={**facts, "curves": {series: measured.to_dict() for series, measured in curves.items()}},
         tables={"curves.csv": partial(curves_table, curves)},
-        figures={"probe": partial(draw_probe, ProbePicture("Probe", curves, chosen, over_lr=True))},
+        figures={"probe": partial(draw, ProbePicture("Probe", curves, chosen, over_lr=True))},
         candidates=curves,
     )
 

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from pl_onecycle.curves import LossCurve, suggest
-from pl_onecycle.report import SweepPicture, draw_range_test
+from pl_onecycle.pictures import SchedulePicture, SweepPicture, draw
+from pl_onecycle.pictures.colours import CHOICE, MOMENTUM, SMOOTH
 from pl_onecycle.report.files import curve_table, curves_table, write_folder, write_picture
 from tests.report.made import FOUND, NAME, PLANNED, curve, diverged, nothing_measured, parse_json
 
@@ -77,7 +78,7 @@ def test_the_json_file_holds_facts_curve_and_versions_with_null_for_nan(tmp_path
             "val_loss": [],
         },
     }
-    assert sorted(versions) == ["lightning", "python", "torch"]
+    assert sorted(versions) == ["lightning", "pl_onecycle", "python", "torch"]
     assert versions["python"] == platform.python_version()
     assert versions["lightning"] == lightning.__version__
     assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
@@ -138,7 +139,7 @@ def test_the_csv_file_of_a_diverged_sweep_ends_with_its_nan(tmp_path: Path) -> N
 
 @nothing_measured
 def test_a_sweep_without_a_finite_loss_has_a_report_too(measured: LossCurve, tmp_path: Path) -> None:
-    folder = write(tmp_path, measured, picture=draw_range_test(SweepPicture(measured, None)))
+    folder = write(tmp_path, measured, picture=draw(SweepPicture(measured, None)))
     written = parse_json(Path(folder, "result.json").read_text())
     assert written["curve"]["loss"] == [None] * len(measured)
     assert len(Path(folder, "curve.csv").read_text().splitlines()) == 1 + len(measured)
@@ -160,17 +161,17 @@ def test_no_curves_are_a_table_of_its_header(tmp_path: Path) -> None:
 
 
 def test_the_picture_shows_points_line_and_suggestion(tmp_path: Path) -> None:
-    folder = write(tmp_path, curve(), picture=draw_range_test(SweepPicture(curve(), FOUND), PLANNED))
+    folder = write(tmp_path, curve(), picture=draw(SweepPicture(curve(), FOUND, planned=SchedulePicture.of(PLANNED))))
     picture = imread(f"{folder}/{NAME}.png")[..., :3]
-    # 11 x 4 inches at 120 dots per inch
-    assert picture.shape == (480, 1320, 3)
+    # 10.4 x 4 inches at 120 dots per inch
+    assert picture.shape == (480, 1248, 3)
     left, right = picture[:, :660], picture[:, 660:]
     for panel, color in (
-        (left, "#9aa5b1"),
-        (left, "#1f6feb"),
-        (left, "#d1242f"),
-        (right, "#1f6feb"),
-        (right, "#1a7f37"),
+        (left, "#999999"),  # grey, a fifth of it white
+        (left, SMOOTH),
+        (left, CHOICE),
+        (right, SMOOTH),
+        (right, MOMENTUM),
     ):
         close = np.abs(panel - np.array(to_rgb(color))).max(axis=-1) < 0.02
         assert close.sum() > 25
@@ -192,7 +193,7 @@ def memory_root() -> Iterator[str]:
 
 
 def test_a_report_goes_to_any_file_system_that_fsspec_knows(memory_root: str) -> None:
-    picture = draw_range_test(SweepPicture(diverged(), None))
+    picture = draw(SweepPicture(diverged(), None))
     folders = [write(memory_root, diverged(), {"run": run}, picture) for run in range(2)]
     assert [folder.rsplit("/", 1)[1] for folder in folders] == [NAME, f"{NAME}_1"]
     files = fsspec.filesystem("memory")
@@ -205,7 +206,8 @@ def test_a_report_goes_to_any_file_system_that_fsspec_knows(memory_root: str) ->
         ]
         assert parse_json(files.cat_file(f"{folder}/result.json").decode())["run"] == run
         assert files.cat_file(f"{folder}/curve.csv").decode().startswith("step,lr,loss,smoothed_loss\r\n0,0.001,2.5,")
-        assert imread(io.BytesIO(files.cat_file(f"{folder}/{NAME}.png"))).shape == (480, 720, 4)  # 6 x 4 inches at 120
+        content = files.cat_file(f"{folder}/{NAME}.png")
+        assert imread(io.BytesIO(content)).shape == (480, 672, 4)  # 5.6 x 4 inches at 120 dots
     assert not os.listdir()  # nothing on the disk
 
 

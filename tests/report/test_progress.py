@@ -4,7 +4,8 @@ import inspect
 import io
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -208,6 +209,35 @@ def test_a_failing_sweep_leaves_the_console_free_for_the_next_fit(terminal: Term
     assert again.global_step == 8
     assert any(line.startswith("LR range test") for line in terminal.lines[seen:])
     assert re.match(r"Epoch 0/0 +\S+ 8/8 ", terminal.lines[-1])
+
+
+# ------------------------------------------------------------------------------------------- how long it takes
+def said_of(times: Sequence[float], monkeypatch: pytest.MonkeyPatch, caplog: Any, **arguments: Any) -> list[str]:
+    """What is logged by a bar over 150 steps that begins at time 0 and whose steps end at the given times."""
+    now = iter([0.0, *times])
+    monkeypatch.setattr(time, "monotonic", lambda: next(now, times[-1]))
+    with caplog.at_level("INFO"), progress_bar(trainer(enable_progress_bar=False), 150, "weighing", **arguments) as go:
+        caplog.clear()
+        for k in range(len(times)):
+            go(k + 1, 0.5)
+    return list(caplog.messages)
+
+
+def test_the_first_twenty_steps_say_how_long_the_rest_takes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The clock is first asked in the second step. The first takes 3 s, all others 0.2 s: 3 + 149 * 0.2 = 32.8.
+    times = [3 + 0.2 * k for k in range(1, 30)]
+    said = said_of(times, monkeypatch, caplog, says_time=True)
+    assert said == ["weighing: about 33 s in all at most, by its first 20 steps"]
+    assert said_of(times, monkeypatch, caplog) == []
+
+
+@pytest.mark.parametrize(("pace", "count"), [(0.06, 40), (5.0, 19)], ids=["9 s in all", "too few steps"])
+def test_what_is_soon_over_or_not_known_is_not_said(
+    pace: float, count: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert said_of([pace * k for k in range(1, count)], monkeypatch, caplog, says_time=True) == []
 
 
 # ------------------------------------------------------------------------------------------------ no bar

@@ -58,7 +58,7 @@ def test_a_report_of_several_curves_is_a_directory_of_three_files(tmp_path: Path
     assert sorted(os.listdir(folder)) == ["curves.csv", "probe.png", "result.json"]
     written = facts_in(folder)
     assert written["saved"] == 0.25
-    assert sorted(written["versions"]) == ["lightning", "python", "torch"]
+    assert sorted(written["versions"]) == ["lightning", "pl_onecycle", "python", "torch"]
     assert LossCurve(**written["curves"]["wd=1e-04"]) == several()["wd=1e-04"]
     assert written["curves"]["wd=0"]["loss"] == [4.0, None]
     assert Path(folder, "curves.csv").read_text().splitlines() == [

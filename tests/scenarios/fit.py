@@ -15,7 +15,7 @@ from tests.fits import data, trainer
 from tests.scenarios.compare import content, parts, plain, states
 from tests.scenarios.record import Marker, Recording
 
-REPORTS = ("lr_range_test", "weight_decay_probe", "tune")  # directories that differ by nature
+REPORTS = ("report.html", "lr_range_test", "weight_decay_probe", "tune")  # files and directories that differ by nature
 ATTRIBUTES = ("seen", "average", "counts", "outputs", "ready", "total", "last")
 
 

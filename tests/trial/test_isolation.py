@@ -18,14 +18,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import lightning.pytorch.loops
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pl_onecycle
 from pl_onecycle import LRRangeTest, OneCycleTuner, TuneResult, WeightDecayProbe
 from pl_onecycle.trial.isolation import isolated
+from pl_onecycle.trial.memory import slots
+from tests import scenarios
 from tests.faults import FAULTS, Broken, fails, in_hook
 from tests.fits import data
 from tests.scenarios import SCENARIOS, Fit, Record, Scenario, differences, plain, shape_of
@@ -246,6 +250,7 @@ ONE_FAULT = (
 
 
 @pytest.mark.filterwarnings("ignore:LR range test. the (report|picture) could not be (written|drawn).*")
+@pytest.mark.filterwarnings("ignore:The page of this run could not be written.*")
 @pytest.mark.parametrize("at", [0, 13])
 @pytest.mark.parametrize(
     ("name", "fault"),
@@ -392,6 +397,7 @@ class Moments:
 
     def __enter__(self) -> "Moments":
         self.tracer = sys.gettrace()
+        slots.cache_clear()  # its lines run in each trial, and not only in the first
         sys.settrace(self.on_call)
         return self
 
@@ -416,9 +422,13 @@ class Moments:
         return self.on_line
 
 
+# Whole paths, as a checkout that is itself called pl_onecycle may hold a virtual environment.
+HOMES = [Path(str(home.__file__)).parent for home in (pl_onecycle, lightning.pytorch.loops, scenarios)]
+
+
 @cache
 def counts(file: str) -> bool:
-    return any(home in file for home in ("pl_onecycle/", "lightning/pytorch/loops/", "tests/scenarios/"))
+    return any(home in Path(file).parents for home in HOMES)
 
 
 @cache

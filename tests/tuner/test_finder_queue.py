@@ -74,7 +74,7 @@ def test_a_finder_without_a_report_is_in_no_file_or_picture_but_in_the_result(si
     assert result.weight_decay is not None
     shown = {"lr_range_test", "weight_decay_probe"} - silent
     files = {path.name for path in (tmp_path / "tune").iterdir()}
-    picture = {"tune.png"} if shown else set()
+    picture = {"tune.png", "report.html"} if shown else set()
     assert files == {"tuned.yaml", "result.json"} | {f"{name}.csv" for name in shown} | picture
     facts = json.loads((tmp_path / "tune" / "result.json").read_text())
     assert facts.keys() & {"lr_range_test", "weight_decay_probe"} == shown
