@@ -48,40 +48,56 @@ from measured import hardware, versions
 
 GRID = (0.25, 1.0, 4.0)  # of the found lr
 CYCLES = 6  # of cyclical learning rates
-Ends = tuple[float, float]
-Make = Callable[[Optimizer, float, int, Ends], Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the range test has found.
+
+    Attributes:
+        lr: The suggestion.
+        low: Lower end of the trough.
+        high: Its upper end.
+    """
+
+    lr: float
+    low: float
+    high: float
+
+
+Make = Callable[[Optimizer, float, int, Found], Any]
 
 
 # --------------------------------------------------------------------------------------- schedules
-def cyclic(mode: str, optimizer: Optimizer, lr: float, steps: int, ends: Ends) -> Any:
+def cyclic(mode: str, optimizer: Optimizer, lr: float, steps: int, found: Found) -> Any:
     """Return torch's CyclicLR; the mode ``"exp_range"`` shrinks to a tenth by the end."""
     half = max(steps // (2 * CYCLES), 1)
     return lr_scheduler.CyclicLR(optimizer, lr / 4, lr, half, mode=mode, gamma=0.1 ** (1 / steps), cycle_momentum=False)
 
 
-def between_ends(optimizer: Optimizer, lr: float, steps: int, ends: Ends) -> Any:
-    """Return CyclicLR between both ends of the trough, moved as far as ``lr`` is from the middle."""
-    shift = lr / (ends[0] * ends[1]) ** 0.5
+def between_ends(optimizer: Optimizer, lr: float, steps: int, found: Found) -> Any:
+    """Return CyclicLR between both ends of the trough, multiplied as ``lr`` is of the found one."""
+    factor = lr / found.lr
     half = max(steps // (2 * CYCLES), 1)
-    return lr_scheduler.CyclicLR(optimizer, ends[0] * shift, ends[1] * shift, half, cycle_momentum=False)
+    return lr_scheduler.CyclicLR(optimizer, found.low * factor, found.high * factor, half, cycle_momentum=False)
 
 
-# Name -> how to build it from an optimizer, its lr, the steps of the run and the ends of the trough.
+# Name -> how to build it from an optimizer, its lr, the steps of the run and what the range test has found.
 SCHEDULES: dict[str, Make] = {
-    "constant": lambda sgd, lr, steps, ends: lr_scheduler.ConstantLR(sgd, 1.0),
-    "exponential": lambda sgd, lr, steps, ends: lr_scheduler.ExponentialLR(sgd, 0.01 ** (1 / steps)),
-    "piecewise constant": lambda sgd, lr, steps, ends: lr_scheduler.MultiStepLR(sgd, [steps // 2, 3 * steps // 4]),
-    "performance-based": lambda sgd, lr, steps, ends: lr_scheduler.ReduceLROnPlateau(sgd, patience=1, factor=0.3),
-    "polynomial": lambda sgd, lr, steps, ends: lr_scheduler.PolynomialLR(sgd, steps, power=2.0),
-    "cosine": lambda sgd, lr, steps, ends: lr_scheduler.CosineAnnealingLR(sgd, steps),
-    "cosine, restarts": lambda sgd, lr, steps, ends: lr_scheduler.CosineAnnealingWarmRestarts(
+    "constant": lambda sgd, lr, steps, found: lr_scheduler.ConstantLR(sgd, 1.0),
+    "exponential": lambda sgd, lr, steps, found: lr_scheduler.ExponentialLR(sgd, 0.01 ** (1 / steps)),
+    "piecewise constant": lambda sgd, lr, steps, found: lr_scheduler.MultiStepLR(sgd, [steps // 2, 3 * steps // 4]),
+    "performance-based": lambda sgd, lr, steps, found: lr_scheduler.ReduceLROnPlateau(sgd, patience=1, factor=0.3),
+    "polynomial": lambda sgd, lr, steps, found: lr_scheduler.PolynomialLR(sgd, steps, power=2.0),
+    "cosine": lambda sgd, lr, steps, found: lr_scheduler.CosineAnnealingLR(sgd, steps),
+    "cosine, restarts": lambda sgd, lr, steps, found: lr_scheduler.CosineAnnealingWarmRestarts(
         sgd, max(-(-steps // 7), 1), T_mult=2
     ),
     "triangular": partial(cyclic, "triangular"),
     "triangular2": partial(cyclic, "triangular2"),
     "exp_range": partial(cyclic, "exp_range"),
     "triangular, trough": between_ends,
-    "one cycle": lambda sgd, lr, steps, ends: None,  # `configure_one_cycle`
+    "one cycle": lambda sgd, lr, steps, found: None,  # `configure_one_cycle`
 }
 COLORS = dict(zip(SCHEDULES, matplotlib.colormaps["tab20"].colors, strict=False)) | {"one cycle": "#000000"}  # type: ignore[attr-defined]
 
@@ -93,12 +109,12 @@ class Net(pl.LightningModule):
         net: From images to logits.
         schedule: A name of `SCHEDULES`.
         lr: Learning rate; the largest of the schedule.
-        ends: Both ends of the trough of the range test.
+        found: What the range test has found; None during it.
     """
 
-    def __init__(self, net: nn.Module, schedule: str, lr: float, ends: Ends = (1.0, 1.0)) -> None:
+    def __init__(self, net: nn.Module, schedule: str, lr: float, found: Found | None) -> None:
         super().__init__()
-        self.net, self.schedule, self.lr, self.ends = net, schedule, lr, ends
+        self.net, self.schedule, self.lr, self.found = net, schedule, lr, found
         self.lrs: list[float] = []
         self.val_losses: list[tuple[int, float]] = []
 
@@ -119,10 +135,10 @@ class Net(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         sgd = SGD(self.parameters(), lr=self.lr, momentum=0.9)
-        if self.schedule == "one cycle":
+        if self.schedule == "one cycle" or self.found is None:
             return configure_one_cycle(self, sgd)
         steps = int(self.trainer.estimated_stepping_batches)
-        schedule = SCHEDULES[self.schedule](sgd, self.lr, steps, self.ends)
+        schedule = SCHEDULES[self.schedule](sgd, self.lr, steps, self.found)
         interval = "epoch" if isinstance(schedule, lr_scheduler.ReduceLROnPlateau) else "step"
         return [sgd], [{"scheduler": schedule, "interval": interval, "monitor": "val_loss"}]
 
@@ -165,10 +181,10 @@ class Task:
     data: Callable[[], pl.LightningDataModule]
     epochs: int
 
-    def fit(self, schedule: str, lr: float, seed: int, ends: Ends, callbacks: Any = ()) -> Net:
+    def fit(self, schedule: str, lr: float, seed: int, found: Found | None, callbacks: Any = ()) -> Net:
         """Train a new net and return it."""
         pl.seed_everything(seed, verbose=False)
-        net = Net(conv_net(self.channels), schedule, lr, ends)
+        net = Net(conv_net(self.channels), schedule, lr, found)
         trainer = pl.Trainer(
             max_epochs=self.epochs,
             accelerator="cpu",
@@ -205,26 +221,26 @@ def final_loss(net: Net) -> float:
     return loss if loss == loss else float("inf")
 
 
-def find_lr(task: Task) -> tuple[float, Ends]:
+def find_lr(task: Task) -> Found:
     """Return the lr that the range test suggests before a run of one cycle, and both ends of the trough."""
     test = LRRangeTest(report=False, apply=False)
-    task.fit("one cycle", 0.01, 0, (1.0, 1.0), [test])
+    task.fit("one cycle", 0.01, 0, None, [test])
     if test.suggestion is None or test.curve is None:
         raise SystemExit(f"No learning rate found on {task.name}: {test.why}.")
-    return test.suggestion.lr, find_trough(test.curve).ends
+    return Found(test.suggestion.lr, *find_trough(test.curve).ends)
 
 
-def run_task(task: Task, seeds: int, lr: float, ends: Ends) -> dict[str, Runs]:
+def run_task(task: Task, seeds: int, found: Found) -> dict[str, Runs]:
     """Train with each schedule, with the found lr and with the best of the grid."""
-    runs = {}
+    runs, lr = {}, found.lr
     for name in SCHEDULES:
-        its = Runs([task.fit(name, lr, seed, ends) for seed in range(seeds)])
-        tried = {factor: its.found[0] if factor == 1 else task.fit(name, factor * lr, 0, ends) for factor in GRID}
+        its = Runs([task.fit(name, lr, seed, found) for seed in range(seeds)])
+        tried = {factor: its.found[0] if factor == 1 else task.fit(name, factor * lr, 0, found) for factor in GRID}
         its.best_factor = min(tried, key=lambda factor: final_loss(tried[factor]))
         if its.best_factor == 1:
             its.best = its.found
         else:
-            others = [task.fit(name, its.best_factor * lr, seed, ends) for seed in range(1, seeds)]
+            others = [task.fit(name, its.best_factor * lr, seed, found) for seed in range(1, seeds)]
             its.best = [tried[its.best_factor], *others]
         runs[name] = its
     return runs
@@ -298,12 +314,13 @@ def draw_presets(max_lr: float, steps: int = 1000) -> Figure:
 
 
 # -------------------------------------------------------------------------------------------- main
-def report(task: Task, runs: dict[str, Runs], lr: float, ends: Ends, out: Path, seconds: float) -> dict[str, Any]:
+def report(task: Task, runs: dict[str, Runs], found: Found, out: Path, seconds: float) -> dict[str, Any]:
     """Print the ranking, draw both pictures, write the numbers and return them."""
     steps, seeds = len(runs["constant"].found[0].lrs), len(runs["constant"].found)
     title = f"{task.name}, {steps} steps, n = {seeds}"
     order = sorted(runs, key=lambda name: spread(runs[name].found)["mean"])
-    print(f"\n{title}: found lr {lr:.3g}, trough from {ends[0]:.3g} to {ends[1]:.3g}, {seconds:.0f} s in all")
+    trough = f"trough from {found.low:.3g} to {found.high:.3g}"
+    print(f"\n{title}: found lr {found.lr:.3g}, {trough}, {seconds:.0f} s in all")
     print(
         f"{'validation loss':20}{'found lr':>10}{'(min to max)':>20}{'best of grid':>14}{'(min to max)':>20}{'lr':>7}"
     )
@@ -323,8 +340,8 @@ def report(task: Task, runs: dict[str, Runs], lr: float, ends: Ends, out: Path, 
         "task": task.name,
         "steps": steps,
         "n": seeds,
-        "lr": lr,
-        "trough": ends,
+        "lr": found.lr,
+        "trough": [found.low, found.high],
         "seconds": round(seconds, 1),
         "hardware": hardware(),
         "versions": versions(),
@@ -351,9 +368,9 @@ def main(tasks: list[str], root: str | None, images: int, epochs: int, seeds: in
     out.mkdir(parents=True, exist_ok=True)
     for name in tasks:
         start = time.perf_counter()
-        lr, ends = find_lr(all_tasks[name])
-        runs = run_task(all_tasks[name], seeds, lr, ends)
-        results.append(report(all_tasks[name], runs, lr, ends, out, time.perf_counter() - start))
+        found = find_lr(all_tasks[name])
+        runs = run_task(all_tasks[name], seeds, found)
+        results.append(report(all_tasks[name], runs, found, out, time.perf_counter() - start))
         (out / f"{name}.json").write_text(json.dumps(results[-1], indent=2) + "\n")
     draw_presets(1.0).savefig(out / "presets.png", dpi=150)
     print(f"picture: {out / 'presets.png'}")

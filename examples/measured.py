@@ -1,7 +1,7 @@
 """`add_run`: keep what examples measured, one JSON file a row, with the machine, the versions and the number of runs.
 
-Each run of an example adds itself to the file of its row, in place of an earlier one of the same seed. The tables of
-``examples/README.md`` are read off the files in ``examples/results``.
+Each run of an example adds itself to the file of its row, in place of an earlier one of the same seed.
+``published_results.py`` makes tables of the files.
 """
 
 import json
@@ -25,7 +25,7 @@ def hardware() -> str:
     names = Path("/proc/cpuinfo")
     lines = names.read_text().splitlines() if names.exists() else []
     name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{name}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}"
 
 
 def versions() -> dict[str, str]:

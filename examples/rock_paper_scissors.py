@@ -342,7 +342,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(torch.hub.get_dir()) / "rock-paper-scissors"
     parser.add_argument("--data.root", dest="root", type=Path, default=default, help="folder of the images")
-    parser.add_argument("--cifar10-root", help="folder of CIFAR-10; default $CIFAR10_DATA, or that of torch.hub")
+    parser.add_argument(
+        "--cifar10.root", dest="cifar10_root", help="folder of CIFAR-10; default $CIFAR10_DATA, or that of torch.hub"
+    )
     parser.add_argument("--size", type=int, default=64, help="width and height of the images; the article's: 128")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--weights", choices=["auto", "imagenet", "cifar10"], default="auto", help="of MobileNetV2")

@@ -111,7 +111,7 @@ def main(root: str | None, depth: int, images: int, test_images: int, epochs: in
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder of CIFAR-10, see `read_images` in images.py")
+    parser.add_argument("--data.root", dest="root", help="folder of CIFAR-10, see `read_images` in images.py")
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--images", type=int, default=5000, help="training images")
     parser.add_argument("--test-images", type=int, default=2000)

@@ -22,6 +22,7 @@ from resnet import ResNet
 from train import add_run
 
 from pl_onecycle import LRRangeTest, OneCycleTrainer
+from pl_onecycle.curves import find_trough
 
 USABLE_UP_TO, PEAK = 1.0, 0.8  # the article's
 
@@ -72,7 +73,9 @@ def main(
     about = {"net": f"ResNet-{depth}", "batch_size": batch_size, "train_images": images, "copy": data.copy}
     run = {"seed": seed, "steps": test.steps, "seconds": seconds, "why": test.why, "precision": precision}
     if found is not None:
-        run |= {"max_lr": found.lr, "trough_low": found.low, "trough_high": found.high}
+        run |= {"max_lr": found.lr, "interval_low": found.low, "interval_high": found.high}
+    if found is not None and test.curve is not None:
+        run |= dict(zip(("trough_low", "trough_high"), find_trough(test.curve).ends, strict=True))
     add_run(out / "range_test.json", about, run)
     if test.curve is not None:
         picture = out / "range_test.png"
@@ -86,7 +89,7 @@ def main(
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="folder of CIFAR-10, see `read_images` in images.py")
+    parser.add_argument("--data.root", dest="root", help="folder of CIFAR-10, see `read_images` in images.py")
     parser.add_argument("--depth", type=int, default=56)
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--images", type=int, default=50_000, help="training images")
