@@ -228,11 +228,12 @@ python examples/rock_paper_scissors.py
 python examples/compare_schedules.py
 ```
 """
-ON_A_GPU = """The scripts of the first table lie in `examples/cifar10`. Each row has its file in `configs`; `FOUND` is
-the `tuned.yaml` that `tune` names in its last line. On a GPU add `--trainer.precision=bf16-mixed --model.channels_last=true
---model.compile=true`, and `--ckpt_path=last` to continue a run that was cut off, step for step the same. For several
-seeds, repeat with `--seed_everything=1`. The images are downloaded; `--data.root=FOLDER` names a copy. Where no GPU was
-available, a row reads "not measured"; its command was tried at a small size (`--model.depth=8`).
+ON_A_GPU = """\
+The scripts of the first table lie in `examples/cifar10`. Each row has its file in `configs`; `FOUND` is the
+`tuned.yaml` that `tune` names in its last line. On a GPU add `--trainer.precision=bf16-mixed
+--model.channels_last=true --model.compile=true`, and `--ckpt_path=last` to continue a run that was cut off. For
+several seeds, repeat with `--seed_everything=1`. The images are downloaded; `--data.root=FOLDER` names a copy.
+Where no GPU was available, a row reads "not measured"; its command was tried at a small size (`--model.depth=8`).
 """
 
 

@@ -127,7 +127,7 @@ if __name__ == "__main__":
     parser.add_argument("--depth", type=int, default=8)
     parser.add_argument("--images", type=int, default=5000, help="training images")
     parser.add_argument("--test-images", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--all", dest="all_rows", action="store_true", help="three rows more")
     parser.add_argument("--out", type=Path, default=Path("demo_runs/cifar10"), help="folder for logs and pictures")

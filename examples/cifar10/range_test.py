@@ -10,6 +10,7 @@ import argparse
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -21,10 +22,17 @@ from matplotlib.figure import Figure
 from resnet import ResNet
 from train import add_run
 
-from pl_onecycle import LRRangeTest, OneCycleTrainer
+from pl_onecycle import LRRangeTest
 from pl_onecycle.curves import find_trough
 
 USABLE_UP_TO, PEAK = 1.0, 0.8  # the article's
+
+
+class EndsFit(pl.Callback):
+    """End a fit after its first step, as only the test before it is wanted."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        trainer.should_stop = True
 
 
 def draw(test: LRRangeTest, title: str) -> Figure:
@@ -55,8 +63,10 @@ def main(
     warnings.filterwarnings("ignore", ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
     pl.seed_everything(seed, verbose=False)
     test = LRRangeTest(num_steps=num_steps)
-    trainer = OneCycleTrainer(
+    trainer = pl.Trainer(
         max_epochs=95,
+        limit_val_batches=0,
+        callbacks=[test, EndsFit()],
         precision=precision,
         logger=CSVLogger(out, name="range_test"),
         enable_checkpointing=False,
@@ -65,9 +75,7 @@ def main(
     )
     data = Cifar10(root, batch_size, images)
     start = time.perf_counter()
-    result = trainer.tune(
-        ResNet(depth, channels_last=True), datamodule=data, lr_range_test=test, weight_decay_probe=False
-    )
+    trainer.fit(ResNet(depth, channels_last=True), data)
     seconds = round(time.perf_counter() - start, 1)
     found = test.suggestion
     about = {"net": f"ResNet-{depth}", "batch_size": batch_size, "train_images": images, "copy": data.copy}
@@ -83,7 +91,8 @@ def main(
             picture, dpi=150
         )
         print(f"picture: {picture}")
-    print(f"max_lr {result.max_lr} after {test.steps} steps and {seconds:.0f} s; {test.why}")
+    suggested = "none" if found is None else f"{found.lr:.3g}"
+    print(f"max_lr {suggested} after {test.steps} steps and {seconds:.0f} s; {test.why}")
     return test
 
 

@@ -7,8 +7,9 @@ The nets, batches, learning rates and weight decays are those of the publication
     python examples/cifar10/train.py tune -c examples/cifar10/configs/tune.yaml
     python examples/cifar10/train.py fit -c examples/cifar10/configs/one_cycle.yaml -c .../tuned.yaml
 
-On a GPU add ``--trainer.precision=bf16-mixed --model.channels_last=true --model.compile=true``. An interrupted run
-continues, step for step the same, with ``--ckpt_path=last``. Each run adds its result to a JSON file in ``demo_runs``.
+On a GPU add ``--trainer.precision=bf16-mixed --model.channels_last=true --model.compile=true``. With
+``--ckpt_path=last`` a run that was cut off continues at its last epoch, with the schedule of the whole run. Each run adds
+its result to a JSON file in ``demo_runs``.
 """
 
 import sys
@@ -94,7 +95,7 @@ class Cifar10CLI(OneCycleCLI):
         parser.link_arguments("result.folder", "trainer.logger.init_args.save_dir")
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
-            {"checkpoint.save_last": True, "checkpoint.save_top_k": 0, "checkpoint.enable_version_counter": False}
+            {"checkpoint.save_last": True, "checkpoint.save_top_k": 1, "checkpoint.enable_version_counter": False}
         )
         places = ("result.folder", "result.name", "seed_everything")
         parser.link_arguments(places, "checkpoint.dirpath", compute_fn=checkpoint_folder)
