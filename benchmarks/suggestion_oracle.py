@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from suggestion_tasks import TASKS, Task, batches
+from suggestion_tasks_c import TASKS_C
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,6 +26,7 @@ ORACLE = Path(__file__).with_name("suggestion_oracle.json")
 LOW, HIGH = -5.0, 1.5
 NEAR = 0.3  # points that lose at most this share of (best - trivial) get all seeds and the fine grid
 FEW_SEEDS, MANY_SEEDS = 5, 10  # many if a run takes less than half a second
+OWN = [*TASKS, *TASKS_C]
 Scores = dict[float, list[float]]
 Array = npt.NDArray[np.float64]
 
@@ -54,15 +56,15 @@ def _set(optimizer: Optimizer, policy: OneCyclePolicy, step: int) -> None:
             group["momentum"] = momentum
 
 
-def train(task: Task, lr: float, seed: int) -> float:
-    """Return the score after one cycle, NaN if the loss of the run became not finite."""
-    policy = OneCyclePolicy(lr, task.steps, cycle_momentum=task.cycle_momentum)
+def train(task: Task, lr: float, seed: int, length: int = 1) -> float:
+    """Return the score after one cycle of ``length`` times the task's steps, NaN if its loss became not finite."""
+    policy = OneCyclePolicy(lr, length * task.steps, cycle_momentum=task.cycle_momentum)
     model = task.model(seed)
     optimizer = task.optimizer(model, lr)
     x_train, y_train, x_val, y_val = task.data(seed)
     model.train()
     order = batches(x_train, y_train, task.batch_size, 100_000 + seed)
-    for step, (x, y) in zip(range(task.steps), order, strict=False):
+    for step, (x, y) in zip(range(policy.total_steps), order, strict=False):
         _set(optimizer, policy, step)
         loss = task.loss(model(x), y)
         if not math.isfinite(loss.item()):
@@ -150,7 +152,7 @@ def load() -> dict[str, Any]:
 
 def save(oracle: dict[str, Any]) -> None:
     """Write the runs, one line per task, in task order."""
-    names = [task.name for task in TASKS if task.name in oracle]
+    names = [task.name for task in OWN if task.name in oracle]
     lines = [f"{json.dumps(name)}:{json.dumps(oracle[name], separators=(',', ':'))}" for name in names]
     ORACLE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
@@ -163,6 +165,31 @@ def compute(tasks: Sequence[Task]) -> None:
         low, high = OracleCurve(load()[task.name]).basin()
         seconds = time.perf_counter() - start
         print(f"{task.name}: hits from {10**low:.2g} to {10**high:.2g} ({seconds:.0f} s)", flush=True)
+
+
+# ------------------------------------------------------------------------------------------- lengths
+def compare_lengths(tasks: Sequence[Task], lengths: Sequence[int], seeds: int) -> None:
+    """Print the best learning rate of runs of several lengths, and what that of the first length loses in the others.
+
+    The grid has half decades, from two below to one and a half above the best one of the stored oracle.
+    """
+    print(f"{'':<34}{'length':>7}{'best lr':>9}{'score':>10}{'regret of the first':>21}")
+    for task in tasks:
+        center, first = round(2 * math.log10(OracleCurve(load()[task.name]).best_lr)) / 2, math.nan
+        for length in lengths:
+            means = {
+                x: _mean_of_runs(task, x, length, seeds) for x in np.arange(center - 2, center + 1.6, 0.5).tolist()
+            }
+            best = max(means, key=means.__getitem__)
+            first = best if math.isnan(first) else first
+            lost = (means[best] - means[first]) / (means[best] - trivial_score(task))
+            print(f"{task.name:<34}{length:>7}{10**best:>9.2g}{means[best]:>10.4g}{lost:>21.3f}", flush=True)
+
+
+def _mean_of_runs(task: Task, x: float, length: int, seeds: int) -> float:
+    trivial = trivial_score(task)
+    scores = [train(task, 10**x, seed, length) for seed in range(seeds)]
+    return sum(max(score, trivial) if math.isfinite(score) else trivial for score in scores) / seeds
 
 
 # --------------------------------------------------------------------------------------------- judge

@@ -6,7 +6,7 @@ so that scores of different seeds are comparable. The batch axis of every model'
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from typing import Any, Literal
@@ -37,6 +37,7 @@ class Task:
         build_model: Returns the untrained, or pre-trained, model.
         build_optimizer: (parameters, lr) -> optimizer.
         load_data: Returns the training and the validation tensors.
+        half: The part of the benchmark that it belongs to.
     """
 
     name: str
@@ -48,11 +49,7 @@ class Task:
     build_model: Callable[[], nn.Module]
     build_optimizer: OptimizerFactory
     load_data: Callable[[], Data]
-
-    @property
-    def half(self) -> str:
-        """``"A"`` at an even index of `TASKS`, ``"B"`` at an odd one."""
-        return "AB"[[task.name for task in TASKS].index(self.name) % 2]
+    half: Literal["A", "B", "C"] = "C"
 
     def model(self, seed: int) -> nn.Module:
         """Return a fresh model; seed torch's global generator, which dropout and sampling use."""
@@ -78,71 +75,75 @@ def batches(x: Tensor, y: Tensor, batch_size: int, seed: int) -> Iterator[tuple[
 
 
 # --------------------------------------------------------------------------------------------- data
-def _split(x: Tensor, y: Tensor, num_train: int, seed: int = 0) -> Data:
+def split(x: Tensor, y: Tensor, num_train: int, seed: int = 0) -> Data:
+    """Split samples at random, the same way each time."""
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
     train, val = order[:num_train], order[num_train:]
     return x[train], y[train], x[val], y[val]
 
 
-def _float(array: Any) -> Tensor:
+def floats(array: Any) -> Tensor:
+    """Return an array as a tensor of 32-bit floats."""
     return torch.as_tensor(np.asarray(array, dtype=np.float32))
 
 
-def _normalize(x: Tensor) -> Tensor:
+def normalize(x: Tensor) -> Tensor:
+    """Shift and scale each feature to mean 0 and standard deviation 1."""
     return (x - x.mean(0)) / x.std(0).clamp_min(1e-6)
 
 
 @cache
-def _digits() -> Data:
+def digits() -> Data:
     """Images in [0, 16] of shape (N, 1, 8, 8) and their classes."""
     bunch = datasets.load_digits()
-    return _split(_float(bunch.images).unsqueeze(1), torch.as_tensor(bunch.target), 900)
+    return split(floats(bunch.images).unsqueeze(1), torch.as_tensor(bunch.target), 900)
 
 
-def _scaled(images: Tensor) -> Tensor:
+def scaled(images: Tensor) -> Tensor:
+    """Shift and scale digits, which are in [0, 16], to about mean 0 and standard deviation 1."""
     return (images - 5) / 6
 
 
 @cache
 def _digit_vectors() -> Data:
-    x, y, x_val, y_val = _digits()
-    return _scaled(x).flatten(1), y, _scaled(x_val).flatten(1), y_val
+    x, y, x_val, y_val = digits()
+    return scaled(x).flatten(1), y, scaled(x_val).flatten(1), y_val
 
 
 @cache
-def _noisy_digits(share: float) -> Data:
+def noisy_digits(share: float) -> Data:
     """Digits with this share of the training labels drawn at random; validation labels are clean."""
-    x, y, x_val, y_val = _digits()
+    x, y, x_val, y_val = digits()
     rng = torch.Generator().manual_seed(1)
     wrong = torch.rand(len(y), generator=rng) < share
     y = torch.where(wrong, torch.randint(10, y.shape, generator=rng), y)
-    return _scaled(x), y, _scaled(x_val), y_val
+    return scaled(x), y, scaled(x_val), y_val
 
 
 @cache
 def _digit_rows() -> Data:
     """The eight rows of a digit as a sequence of eight vectors."""
-    x, y, x_val, y_val = _digits()
-    return _scaled(x).squeeze(1), y, _scaled(x_val).squeeze(1), y_val
+    x, y, x_val, y_val = digits()
+    return scaled(x).squeeze(1), y, scaled(x_val).squeeze(1), y_val
 
 
 @cache
 def _digits_to_themselves(noise: float, scale: float = 1.0) -> Data:
     """A digit with noise -> the same with the same noise, more than a bottleneck carries; target times ``scale``."""
-    x, _, x_val, _ = _digits()
+    x, _, x_val, _ = digits()
     rng = torch.Generator().manual_seed(2)
     noisy, noisy_val = (v + noise * torch.randn(v.shape, generator=rng) for v in (x.flatten(1), x_val.flatten(1)))
-    return _scaled(noisy), noisy * scale, _scaled(noisy_val), noisy_val * scale
+    return scaled(noisy), noisy * scale, scaled(noisy_val), noisy_val * scale
 
 
 @cache
 def _digit_halves() -> Data:
     """Upper half of a digit -> the ink counts of its lower half."""
-    x, _, x_val, _ = _digits()
+    x, _, x_val, _ = digits()
     return (
-        _scaled(x[:, :, :4]).flatten(1),
+        scaled(x[:, :, :4]).flatten(1),
         x[:, :, 4:].flatten(1),
-        _scaled(x_val[:, :, :4]).flatten(1),
+        scaled(x_val[:, :, :4]).flatten(1),
         x_val[:, :, 4:].flatten(1),
     )
 
@@ -152,23 +153,23 @@ def _overlay(images: Tensor, labels: Tensor, count: int, noise: float, seed: int
     first, second = torch.randint(len(images), (2, count), generator=rng)
     present = F.one_hot(labels[first], 10) | F.one_hot(labels[second], 10)
     both = torch.maximum(images[first], images[second])
-    return _scaled(both + noise * torch.randn(both.shape, generator=rng)), present.float()
+    return scaled(both + noise * torch.randn(both.shape, generator=rng)), present.float()
 
 
 @cache
 def _overlaid_digits(noise: float) -> Data:
     """Two digits drawn over each other, with noise -> which of the ten are present."""
-    x, y, x_val, y_val = _digits()
+    x, y, x_val, y_val = digits()
     return *_overlay(x, y, 4000, noise, 3), *_overlay(x_val, y_val, 2000, noise, 4)
 
 
 @cache
 def _turned_digits(num_train: int) -> Data:
     """A digit rotated by 0 to 3 quarter turns -> their number."""
-    x, _, x_val, _ = _digits()
-    images, turns = _quarter_turns(_scaled(x))
-    images, turns, _, _ = _split(images, turns, num_train, 5)
-    return images, turns, *_quarter_turns(_scaled(x_val))
+    x, _, x_val, _ = digits()
+    images, turns = _quarter_turns(scaled(x))
+    images, turns, _, _ = split(images, turns, num_train, 5)
+    return images, turns, *_quarter_turns(scaled(x_val))
 
 
 def _quarter_turns(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +180,7 @@ def _quarter_turns(images: Tensor) -> tuple[Tensor, Tensor]:
 @cache
 def _photo(index: int) -> Tensor:
     """China (0) or flower (1), normalized, of shape (3, 427, 640)."""
-    image = _float(datasets.load_sample_images().images[index]).movedim(-1, 0)
+    image = floats(datasets.load_sample_images().images[index]).movedim(-1, 0)
     return (image - image.mean()) / image.std()
 
 
@@ -196,7 +197,7 @@ def _whose_tile(noise: float) -> Data:
     photos = [_tiles(_photo(index).mean(0, keepdim=True), 8) for index in (0, 1)]
     tiles, labels = torch.cat(photos), torch.arange(2).repeat_interleave(len(photos[0]))
     rng = torch.Generator().manual_seed(6)
-    return _split(tiles + noise * torch.randn(tiles.shape, generator=rng), labels, 3000, 6)
+    return split(tiles + noise * torch.randn(tiles.shape, generator=rng), labels, 3000, 6)
 
 
 @cache
@@ -205,7 +206,7 @@ def _noisy_tiles(index: int, noise: float, num_train: int) -> Data:
     clean = _tiles(_photo(index).mean(0, keepdim=True), 8)
     rng = torch.Generator().manual_seed(7)
     noisy, target = (clean + std * torch.randn(clean.shape, generator=rng) for std in (noise, 0.3))
-    return _split(noisy, target.flatten(1), num_train, 8)
+    return split(noisy, target.flatten(1), num_train, 8)
 
 
 @cache
@@ -215,20 +216,20 @@ def _photo_entries(noise: float) -> Data:
     rows, columns = grey.shape
     index = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
     rng = torch.Generator().manual_seed(9)
-    return _split(index, (grey + noise * torch.randn(grey.shape, generator=rng)).reshape(-1, 1), 11000, 10)
+    return split(index, (grey + noise * torch.randn(grey.shape, generator=rng)).reshape(-1, 1), 11000, 10)
 
 
 @cache
 def _diabetes() -> Data:
     bunch = datasets.load_diabetes()
-    return _split(_normalize(_float(bunch.data)), _normalize(_float(bunch.target)).unsqueeze(1), 242, 11)
+    return split(normalize(floats(bunch.data)), normalize(floats(bunch.target)).unsqueeze(1), 242, 11)
 
 
 @cache
 def _friedman(scale: float) -> Data:
     """Friedman's first function, ten inputs of which five matter, noisy targets times ``scale``."""
     x, y = datasets.make_friedman1(5000, 10, noise=4.0, random_state=12)
-    return _split(_normalize(_float(x)), (_float(y) - 14.4).unsqueeze(1) * scale, 3000, 13)
+    return split(normalize(floats(x)), (floats(y) - 14.4).unsqueeze(1) * scale, 3000, 13)
 
 
 @cache
@@ -236,14 +237,14 @@ def _swiss_roll(classes: int) -> Data:
     """A point in the plane of the rolled-up sheet -> its section of the sheet, in classes of equal size."""
     x, along = datasets.make_swiss_roll(4000, noise=0.8, random_state=14)
     rank = torch.as_tensor(along).argsort().argsort()
-    return _split(_normalize(_float(x[:, [0, 2]])), rank * classes // len(rank), 1500, 15)
+    return split(normalize(floats(x[:, [0, 2]])), rank * classes // len(rank), 1500, 15)
 
 
 _LOADERS = ("digits", "iris", "wine", "breast_cancer", "diabetes", "linnerud")
 
 
 @cache
-def _texts() -> tuple[tuple[Tensor, ...], int]:
+def texts() -> tuple[tuple[Tensor, ...], int]:
     """Scikit-learn's descriptions of its data sets as character numbers, and the size of the alphabet."""
     texts = [getattr(datasets, f"load_{name}")().DESCR.lower() for name in _LOADERS]
     numbers = {character: k for k, character in enumerate(sorted(set("".join(texts))))}
@@ -259,8 +260,9 @@ def _windows(text: Tensor, length: int, stride: int, block: int) -> tuple[Tensor
 
 
 @cache
-def _next_characters(length: int) -> Data:
-    train, val = zip(*(_windows(text, length + 1, 8, 320) for text in _texts()[0]), strict=True)
+def next_characters(length: int) -> Data:
+    """Return stretches of text -> the same, one character further."""
+    train, val = zip(*(_windows(text, length + 1, 8, 320) for text in texts()[0]), strict=True)
     x, x_val = torch.cat(train), torch.cat(val)
     return x[:, :-1], x[:, 1:], x_val[:, :-1], x_val[:, 1:]
 
@@ -268,14 +270,15 @@ def _next_characters(length: int) -> Data:
 @cache
 def _whose_words(length: int, buckets: int) -> Data:
     """The hashed three-letter groups of a stretch of text -> its description."""
-    groups = [(text[:-2] * 97 + text[1:-1] * 193 + text[2:] * 389) % buckets for text in _texts()[0]]
+    groups = [(text[:-2] * 97 + text[1:-1] * 193 + text[2:] * 389) % buckets for text in texts()[0]]
     train, val = zip(*(_windows(group, length, 3, 200) for group in groups), strict=True)
     labels, labels_val = ([torch.full((len(w),), k) for k, w in enumerate(part)] for part in (train, val))
     return torch.cat(train), torch.cat(labels), torch.cat(val), torch.cat(labels_val)
 
 
 # ------------------------------------------------------------------------------------------- models
-def _mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
+def mlp(*sizes: int, activation: type[nn.Module] = nn.ReLU, norm: bool = False) -> nn.Sequential:
+    """Return linear layers of these sizes, all but the last one with an activation."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers += [nn.Linear(fan_in, fan_out), *([nn.LayerNorm(fan_out)] if norm else []), activation()]
@@ -317,7 +320,7 @@ class _RowTransformer(nn.Module):
 class _CharacterGRU(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        alphabet = _texts()[1]
+        alphabet = texts()[1]
         self.embedding = nn.Embedding(alphabet, 16)
         self.gru = nn.GRU(16, width, batch_first=True)
         self.head = nn.Linear(width, alphabet)
@@ -327,7 +330,7 @@ class _CharacterGRU(nn.Module):
 
 
 def _autoencoder() -> nn.Module:
-    return nn.Sequential(_mlp(64, 64, 8, activation=nn.GELU), _mlp(8, 64, 64, activation=nn.GELU))
+    return nn.Sequential(mlp(64, 64, 8, activation=nn.GELU), mlp(8, 64, 64, activation=nn.GELU))
 
 
 class _DigitVAE(nn.Module):
@@ -337,8 +340,8 @@ class _DigitVAE(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = _mlp(64, 96, 2 * self.latent, activation=nn.ReLU)
-        self.decoder = _mlp(self.latent, 96, 64, activation=nn.ReLU)
+        self.encoder = mlp(64, 96, 2 * self.latent, activation=nn.ReLU)
+        self.decoder = mlp(self.latent, 96, 64, activation=nn.ReLU)
 
     def forward(self, x: Tensor) -> Tensor:
         mean, log_variance = self.encoder(x).chunk(2, 1)
@@ -349,7 +352,7 @@ class _DigitVAE(nn.Module):
 def _bag_of_groups() -> nn.Module:
     bag = nn.EmbeddingBag(2048, 16, mode="sum")
     nn.init.normal_(bag.weight, std=0.1)
-    return nn.Sequential(bag, _mlp(16, 32, 6))
+    return nn.Sequential(bag, mlp(16, 32, 6))
 
 
 class _Factorization(nn.Module):
@@ -364,23 +367,24 @@ class _Factorization(nn.Module):
         return ((row[:, 1:] * column[:, 1:]).sum(1) + row[:, 0] + column[:, 0]).unsqueeze(1)  # type: ignore[no-any-return]
 
 
-def _conv(fan_in: int, fan_out: int, norm: Callable[[int], nn.Module] = lambda _: nn.Identity()) -> list[nn.Module]:
+def conv(fan_in: int, fan_out: int, norm: Callable[[int], nn.Module] = lambda _: nn.Identity()) -> list[nn.Module]:
+    """Return a convolution of 3 x 3 with its norm and a ReLU."""
     return [nn.Conv2d(fan_in, fan_out, 3, padding=1), norm(fan_out), nn.ReLU()]
 
 
 def _batch_norm_net() -> nn.Module:
-    layers = [*_conv(1, 12, nn.BatchNorm2d), nn.MaxPool2d(2), *_conv(12, 24, nn.BatchNorm2d), nn.MaxPool2d(2)]
+    layers = [*conv(1, 12, nn.BatchNorm2d), nn.MaxPool2d(2), *conv(12, 24, nn.BatchNorm2d), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24 * 4, 10))
 
 
 def _group_norm_net() -> nn.Module:
     norm = partial(nn.GroupNorm, 4)
-    layers = [*_conv(1, 12, norm), nn.MaxPool2d(2), *_conv(12, 24, norm), nn.MaxPool2d(2)]
+    layers = [*conv(1, 12, norm), nn.MaxPool2d(2), *conv(12, 24, norm), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24 * 4, 2))
 
 
 def _plain_conv_net(outputs: int) -> nn.Sequential:
-    layers = [*_conv(1, 12), nn.MaxPool2d(2), *_conv(12, 24), nn.MaxPool2d(2)]
+    layers = [*conv(1, 12), nn.MaxPool2d(2), *conv(12, 24), nn.MaxPool2d(2)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(24 * 4, outputs))
 
 
@@ -390,7 +394,7 @@ def _denoiser() -> nn.Sequential:
 
 
 def _deep_elu_net(classes: int) -> nn.Module:
-    model = _mlp(2, *[32] * 7, classes, activation=nn.ELU)
+    model = mlp(2, *[32] * 7, classes, activation=nn.ELU)
     for layer in model:
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight)  # with torch's default the signal would vanish over eight layers
@@ -398,7 +402,8 @@ def _deep_elu_net(classes: int) -> nn.Module:
 
 
 # ------------------------------------------------------------------------------------- pre-training
-def _pretrain(model: nn.Module, data: Data, loss: Loss, lr: float, steps: int) -> dict[str, Tensor]:
+def pretrain(model: nn.Module, data: Data, loss: Loss, lr: float, steps: int) -> dict[str, Tensor]:
+    """Train a model with Adam; return its weights."""
     optimizer = torch.optim.Adam(model.parameters(), lr)
     for _, (x, y) in zip(range(steps), batches(*data[:2], 32, 17), strict=False):
         optimizer.zero_grad()
@@ -411,16 +416,16 @@ def _pretrain(model: nn.Module, data: Data, loss: Loss, lr: float, steps: int) -
 def _digit_weights() -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):  # a task's first model must equal its later ones
         torch.manual_seed(16)
-        x, y, x_val, y_val = _digits()
-        data = _scaled(x), y, _scaled(x_val), y_val
-        return _pretrain(_plain_conv_net(10), data, F.cross_entropy, 3e-3, 250)
+        x, y, x_val, y_val = digits()
+        data = scaled(x), y, scaled(x_val), y_val
+        return pretrain(_plain_conv_net(10), data, F.cross_entropy, 3e-3, 250)
 
 
 @cache
 def _china_weights() -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(18)
-        return _pretrain(_denoiser(), _noisy_tiles(0, 0.3, 3000), F.mse_loss, 3e-3, 300)
+        return pretrain(_denoiser(), _noisy_tiles(0, 0.3, 3000), F.mse_loss, 3e-3, 300)
 
 
 def _with_new_head() -> nn.Module:
@@ -445,7 +450,8 @@ def _smoothed_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(output, target, label_smoothing=0.1)
 
 
-def _sequence_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+def sequence_cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return the mean cross entropy over samples and positions."""
     return F.cross_entropy(output.flatten(0, 1), target.flatten())
 
 
@@ -466,48 +472,50 @@ def _poisson(output: Tensor, target: Tensor) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------- optimizers
-def _optimizer(kind: type[Optimizer], **options: Any) -> OptimizerFactory:
+def optimizer(kind: type[Optimizer], **options: Any) -> OptimizerFactory:
+    """Return a factory of optimizers of one kind."""
     return lambda parameters, lr: kind(parameters, lr=lr, **options)  # type: ignore[call-arg]
 
 
 _SGD = torch.optim.SGD
-_MOMENTUM = _optimizer(_SGD, momentum=0.9)
-_NESTEROV = _optimizer(_SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
+MOMENTUM = optimizer(_SGD, momentum=0.9)
+_NESTEROV = optimizer(_SGD, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 # --------------------------------------------------------------------------------------------- tasks
 # fmt: off
-TASKS = [
+_PAIRS = [
     Task("digits_linear_hinge_sgd", "cls", _squared_hinge, 16, 150, False,
-         partial(nn.Linear, 64, 10), _optimizer(_SGD), _digit_vectors),
+         partial(nn.Linear, 64, 10), optimizer(_SGD), _digit_vectors),
     Task("diabetes_tanh_huber_sgd", "loss", F.huber_loss, 8, 200, False,
-         partial(_mlp, 10, 32, 16, 1, activation=nn.Tanh), _optimizer(_SGD), _diabetes),
+         partial(mlp, 10, 32, 16, 1, activation=nn.Tanh), optimizer(_SGD), _diabetes),
     Task("noisy_digits_batchnorm_nesterov", "cls", F.cross_entropy, 64, 160, True,
-         _batch_norm_net, _NESTEROV, partial(_noisy_digits, 0.3)),
+         _batch_norm_net, _NESTEROV, partial(noisy_digits, 0.3)),
     Task("photo_tiles_groupnorm_sgd", "cls", F.cross_entropy, 64, 200, True,
-         _group_norm_net, _MOMENTUM, partial(_whose_tile, 0.4)),
+         _group_norm_net, MOMENTUM, partial(_whose_tile, 0.4)),
     Task("digit_rows_transformer_adamw", "cls", _smoothed_cross_entropy, 32, 150, True,
-         partial(_RowTransformer, 32, 2), _optimizer(torch.optim.AdamW, weight_decay=0.05), _digit_rows),
-    Task("characters_gru_adam", "loss", _sequence_cross_entropy, 16, 200, True,
-         partial(_CharacterGRU, 48), _optimizer(torch.optim.Adam), partial(_next_characters, 24)),
+         partial(_RowTransformer, 32, 2), optimizer(torch.optim.AdamW, weight_decay=0.05), _digit_rows),
+    Task("characters_gru_adam", "loss", sequence_cross_entropy, 16, 200, True,
+         partial(_CharacterGRU, 48), optimizer(torch.optim.Adam), partial(next_characters, 24)),
     Task("digits_vae_adam", "loss", _negative_elbo, 64, 250, True,
-         _DigitVAE, _optimizer(torch.optim.Adam), partial(_digits_to_themselves, 0.0, 1 / 16)),
+         _DigitVAE, optimizer(torch.optim.Adam), partial(_digits_to_themselves, 0.0, 1 / 16)),
     Task("digits_autoencoder_sum_adamw", "loss", _summed_squares, 32, 250, True,
-         _autoencoder, _optimizer(torch.optim.AdamW), partial(_digits_to_themselves, 5.0)),
+         _autoencoder, optimizer(torch.optim.AdamW), partial(_digits_to_themselves, 5.0)),
     Task("friedman_residual_tiny_rmsprop", "loss", F.mse_loss, 64, 200, False,
          partial(_ResidualMLP, 10, 32, 2), torch.optim.RMSprop, partial(_friedman, 0.004)),
     Task("text_bag_adagrad", "cls", F.cross_entropy, 64, 200, False,
          _bag_of_groups, torch.optim.Adagrad, partial(_whose_words, 48, 2048)),
     Task("overlaid_digits_multilabel_sgd", "loss", F.binary_cross_entropy_with_logits, 32, 250, True,
-         partial(_plain_conv_net, 10), _MOMENTUM, partial(_overlaid_digits, 4.0)),
+         partial(_plain_conv_net, 10), MOMENTUM, partial(_overlaid_digits, 4.0)),
     Task("digit_halves_poisson_nadam", "loss", _poisson, 32, 200, True,
-         partial(_mlp, 32, 64, 64, 32, activation=nn.GELU, norm=True), torch.optim.NAdam, _digit_halves),
+         partial(mlp, 32, 64, 64, 32, activation=nn.GELU, norm=True), torch.optim.NAdam, _digit_halves),
     Task("photo_factorization_adamax", "loss", F.mse_loss, 128, 250, True,
          partial(_Factorization, 107, 160, 6), torch.optim.Adamax, partial(_photo_entries, 0.3)),
     Task("swiss_roll_deep_elu_rmsprop_momentum", "cls", F.cross_entropy, 32, 150, False,
-         partial(_deep_elu_net, 10), _optimizer(torch.optim.RMSprop, momentum=0.9), partial(_swiss_roll, 10)),
+         partial(_deep_elu_net, 10), optimizer(torch.optim.RMSprop, momentum=0.9), partial(_swiss_roll, 10)),
     Task("finetune_denoiser_radam", "loss", F.mse_loss, 16, 200, True,
          _pretrained_denoiser, torch.optim.RAdam, partial(_noisy_tiles, 1, 0.8, 1500)),
     Task("finetune_turned_digits_sgd", "cls", F.cross_entropy, 32, 150, True,
-         _with_new_head, _MOMENTUM, partial(_turned_digits, 400)),
+         _with_new_head, MOMENTUM, partial(_turned_digits, 400)),
 ]
 # fmt: on
+TASKS = [replace(task, half="B" if k % 2 else "A") for k, task in enumerate(_PAIRS)]

@@ -113,5 +113,18 @@ def write_weight_decay(optimizer: Optimizer, weight_decay: float) -> int:
     return len(decayed)
 
 
+def is_decoupled(optimizer: Optimizer) -> bool:
+    """Return whether weight decay shrinks the weights by itself, as in AdamW, and is no part of the gradient.
+
+    Example:
+        >>> weights = [torch.zeros(1)]
+        >>> is_decoupled(torch.optim.AdamW(weights)), is_decoupled(torch.optim.SGD(weights, lr=0.1))
+        (True, False)
+    """
+    says = (group.get("decoupled_weight_decay", group.get("decouple")) for group in optimizer.param_groups)
+    # torch's AdamW has no such entry before 2.7; those of other packages are called alike
+    return any(says) or any(name in type(optimizer).__name__ for name in ("AdamW", "Lion"))
+
+
 def _with_weight_decay(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [group for group in optimizer.param_groups if group.get("weight_decay") is not None]

@@ -60,7 +60,7 @@ class Probe(Finder[Choice]):
 
     curve_prefix: ClassVar[str]  # of the names of curves
     accepted_words: ClassVar[tuple[str, ...]] = ()  # that the argument with the candidates accepts
-    defaults: ClassVar[tuple[float, ...]]
+    defaults: ClassVar[tuple[float, ...]] = ()
     settings: ClassVar[tuple[str, ...]] = (
         *("num_steps", "mode", "max_lr", "min_lr", "early_stop_threshold"),
         *("val_batches", "monitor", "apply", "optimizer"),
@@ -169,10 +169,12 @@ class Probe(Finder[Choice]):
     @override
     def _search(self, run: RunOptimizer) -> Choice | Refusal:
         with self._progress(run, self._most(run) * self.num_steps) as advance:
-            answer = self._try_all(run, self._first(run), advance)
+            self._try_each(run, self._first(run), advance)
+            answer = self._choose()
             if isinstance(answer, Choice) and not answer.within_noise:  # within noise a finer search is pointless
                 near = [it for it in self._neighbours(answer.value) if not self._is_near_another(it)]
-                answer = self._try_all(run, near, advance) if near else answer
+                self._try_each(run, near, advance)
+                answer = self._choose() if near else answer
         return answer
 
     def _first(self, run: RunOptimizer) -> list[float]:
@@ -187,12 +189,15 @@ class Probe(Finder[Choice]):
         first = self._first(run)
         return len(first) + len(self._neighbours(first[0]))
 
-    def _try_all(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> Choice | Refusal:
-        """Run a trial for each candidate, and choose one of all that have been tried."""
+    def _try_each(self, run: RunOptimizer, candidates: Sequence[float], advance: Advance) -> None:
+        """Run a trial for each candidate that has not been tried."""
         cycle = self._cycle(run)
         for value in candidates:
             if value not in self.curves:
                 self.curves[value] = self._try(run, self._policy(run, cycle, value), value, advance)
+
+    def _choose(self) -> Choice | Refusal:
+        """Choose one of all candidates that have been tried."""
         return choose(self.curves, self.value_name, self._choose_among_equals)
 
     def _try(self, run: RunOptimizer, policy: OneCyclePolicy, value: float, advance: Advance) -> LossCurve:

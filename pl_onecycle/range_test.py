@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from typing_extensions import override
 
-from pl_onecycle._lightning import MisconfigurationException, pl
+from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
+    CONTROLLED_BUDGET,
     CYCLES,
     METHODS,
     MIN_LOSSES,
@@ -24,13 +25,15 @@ from pl_onecycle.curves import (
     dense_sweep,
     find_trough,
     has_risen,
+    needs_control,
+    noise_hides_fall,
     read_curve,
     suggest,
     verified,
 )
 from pl_onecycle.finder import Finder
 from pl_onecycle.pictures import SchedulePicture, SweepPicture, draw
-from pl_onecycle.policy import Policy, RangeTestPolicy, SweepMode
+from pl_onecycle.policy import HeldPolicy, Policy, RangeTestPolicy, SweepMode
 from pl_onecycle.report import Advance, Report, curve_table
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.trial import Checkups, run_trial
@@ -42,6 +45,8 @@ _NAME = "lr_range_test"
 TRAIN_LOSS, VAL_LOSS = "train_loss", "val_loss"
 # Default number of steps of a linear or staircase sweep.
 FIXED_STEPS = 100
+# The lr of a control, as a share of the lowest of its sweep: no weight changes in 32 bits.
+CONTROL_LR = 1e-6
 
 
 class LRRangeTest(Finder[Suggestion]):
@@ -49,8 +54,10 @@ class LRRangeTest(Finder[Suggestion]):
 
     Sweeps the learning rate over a few isolated training steps, reads a ``max_lr`` off the loss curve and makes it the
     peak of the optimizer's schedule, whatever its kind. By default the test takes at most 150 optimizer steps: a coarse
-    sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. ``verify``
-    adds short cycles at several lrs around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
+    sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. Where noise
+    hides the fall of the loss, as with very small batches, each sweep gets a control: the same batches at an lr near 0,
+    whose losses are subtracted, 300 steps in all at most; the log says so. ``verify`` adds short cycles at several lrs
+    around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
     its end, as losses are fetched in chunks; their losses are not used. An exception that only too large an lr causes
     ends a sweep as diverged; to find that out, its batches are repeated twice. If the curve supports no suggestion, the
     test logs the reason and training continues with the user's own lr.
@@ -78,8 +85,8 @@ class LRRangeTest(Finder[Suggestion]):
         min_lr: Learning rate at the start of the sweep, > 0.
         max_lr: Learning rate at its end, > ``min_lr``. Without ``num_steps`` this range is only the first to be tried;
             the sweep extends it on either side if the loss requires it.
-        num_steps: None for as many steps as the curve needs, at most 150; a number for one sweep over exactly this
-            range in that number of optimizer steps, >= 2. A shorter loader starts over.
+        num_steps: None for as many steps as the curve needs, at most 150, or 300 with controls; a number for one sweep
+            over exactly this range in that number of optimizer steps, >= 2. A shorter loader starts over.
         mode: ``"exponential"``, ``"linear"`` or ``"staircase"``, see `RangeTestPolicy`; the last two take 100 steps
             if ``num_steps`` is None.
         num_stairs: Number of stairs in ``"staircase"`` mode.
@@ -281,7 +288,26 @@ class LRRangeTest(Finder[Suggestion]):
             self.curve = self.coarse[-1]
             return policy
         self.curve = self._measure(run, policy, advance)
+        is_alone = self._is_adaptive and self.monitor == TRAIN_LOSS
+        if is_alone and (self._is_controlled or noise_hides_fall(self.curve)):
+            self.curve = self._control(run, self.curve, advance)
         return read_curve(self.curve, self.method)
+
+    @property
+    def _is_controlled(self) -> bool:
+        """Whether noise hides the fall of a coarse sweep."""
+        return any(curve.control for curve in self.coarse)
+
+    def _control(self, run: RunOptimizer, curve: LossCurve, advance: Advance) -> LossCurve:
+        """Return a curve with the losses of the same batches at an lr so low that the weights do not change."""
+        if not self._is_controlled:
+            rank_zero_info(
+                f"{self.title}: noise hides the fall of the loss, so the same batches are trained at an lr near 0, too,"
+                f" at most {CONTROLLED_BUDGET} steps instead of {BUDGET}"
+            )
+        held = HeldPolicy(min(curve.lr) * CONTROL_LR, len(curve))
+        control = self._try(run, held, advance, None, None)
+        return replace(curve, control=control.loss) if len(control) == len(curve) else curve
 
     def _search_range(self, run: RunOptimizer, advance: Advance) -> RangeTestPolicy | Refusal:
         """Run coarse sweeps and return the dense one that they ask for."""
@@ -289,6 +315,8 @@ class LRRangeTest(Finder[Suggestion]):
             # A checkup makes the host wait for an accelerator; here that is at most 72 times in a fit.
             checkups = Checkups(range(MIN_LOSSES, policy.num_steps), should_end=has_risen, outcome="risen")
             self.coarse.append(self._try(run, policy, advance, None, checkups))
+        if needs_control(self.coarse[-1]):
+            self.coarse[-1] = self._control(run, self.coarse[-1], advance)
         return dense_sweep(self.coarse)
 
     def _measure(self, run: RunOptimizer, policy: Policy, advance: Advance) -> LossCurve:
@@ -387,7 +415,8 @@ class LRRangeTest(Finder[Suggestion]):
         assert self.curve is not None
         # A fixed sweep takes one step more than its number, to see the effect of the last one.
         steps = self._sweep_steps if self._is_adaptive else min(self._sweep_steps, self._budget)
-        return f"{steps} of {self._budget} steps, {self.curve.outcome}"
+        most = CONTROLLED_BUDGET if self._is_controlled or self.curve.control else self._budget
+        return f"{steps} of {most} steps, {self.curve.outcome}"
 
     @override
     def facts(self) -> dict[str, Any]:

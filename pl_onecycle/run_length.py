@@ -61,6 +61,18 @@ def steps_left(trainer: pl.Trainer, batches_done: int = 0) -> float:
     return min(by_epochs, by_steps)
 
 
+def epochs_left(trainer: pl.Trainer) -> float:
+    """Return how often the Trainer will see its training data, by its epochs and ``max_steps``; 1 if that is unknown.
+
+    Args:
+        trainer: A Trainer whose train loader is set up.
+    """
+    steps, batches = steps_left(trainer), trainer.num_training_batches
+    if not (math.isfinite(steps) and math.isfinite(batches) and batches > 0):
+        return 1.0
+    return steps * accumulation_in(trainer, trainer.current_epoch) / batches
+
+
 def batches_done(trainer: pl.Trainer) -> int:
     """Return how many batches of the current epoch are done: none between two epochs."""
     epochs, done = trainer.fit_loop.epoch_progress.current, trainer.fit_loop.epoch_loop.batch_progress.current.completed

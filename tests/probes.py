@@ -71,6 +71,26 @@ class Staged(Net):
         return torch.optim.SGD(self.parameters(), self.lr, momentum=0.9, weight_decay=self.weight_decay)
 
 
+class Costly(Net):
+    """Training loses a share of its fall that is a function of the weight decay: 2 - 0.05 (1 - harm) a step."""
+
+    def __init__(self, harm: Callable[[float], float], weight_decay: float = 0.0, kind: Any = torch.optim.SGD) -> None:
+        super().__init__(weight_decay)
+        self.harm, self.kind = harm, kind
+        self.step = 0  # restored after each trial
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.step += 1
+        decay = self.trainer.optimizers[0].param_groups[0]["weight_decay"]
+        return 0 * super().training_step(batch, batch_idx) + 2 - 0.05 * (1 - self.harm(decay)) * self.step
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        return None
+
+    def configure_optimizers(self) -> Any:
+        return self.kind(self.parameters(), self.lr, weight_decay=self.weight_decay)
+
+
 def lowest_at(best: float) -> Callable[[float, int], float]:
     """Falls from 2 by 0.1 a checkup for the best one, by less the more decades another is away."""
 
@@ -98,6 +118,10 @@ def grouped(module: SmallNet, kind: Any, *decays: float, **arguments: Any) -> An
 
 def decay_probe(*weight_decays: float, num_steps: int = 10, **arguments: Any) -> WeightDecayProbe:
     return WeightDecayProbe(weight_decays or (1e-2, 0.0), num_steps, **{"report": False, **arguments})
+
+
+def search_probe(num_steps: int = 10, **arguments: Any) -> WeightDecayProbe:
+    return WeightDecayProbe(num_steps=num_steps, **{"report": False, **arguments})
 
 
 def momentum_probe(*momentums: float, num_steps: int = 10, **arguments: Any) -> MomentumProbe:

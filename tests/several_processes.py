@@ -309,10 +309,14 @@ class ValidatedByOne(Net):
             self.log("val_loss", loss, rank_zero_only=True)
 
 
-def probed(module: type[Net] = Validated) -> dict[str, Any]:
+def a_search() -> WeightDecayProbe:
+    return WeightDecayProbe(num_steps=10, val_batches=1)
+
+
+def probed(module: type[Net] = Validated, make: Callable[[], WeightDecayProbe] = a_probe) -> dict[str, Any]:
     """Fit without and with a probe that validates and whose choice is not applied."""
     scenario = replace(VALIDATED, module=module)
-    folder, probe = Path(f"probed_{module.__name__}"), a_probe()
+    folder, probe = Path(f"{make.__name__}_{module.__name__}"), make()
     probe.apply = False
     folder.mkdir()
     expected = Fit(scenario, folder / "without").run().outcome()
@@ -468,6 +472,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "applied": applied,
     "weight decay probe, validation": probed,
     "weight decay probe, validation loss in one process": partial(probed, ValidatedByOne),
+    "search for a weight decay": partial(probed, make=a_search),
     "tune": tuned,
     **({} if fully_shard is None else {"FSDP2": sharded}),
     **{f"exception in one process, {where}": raising(where) for where in HOOKS},

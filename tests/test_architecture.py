@@ -71,14 +71,19 @@ TABLE: dict[str, tuple[str, set[str]]] = {
         "pure",
         {"curves/curve", "curves/noise", "curves/refusals", "curves/rounds", "curves/thresholds", "pictures"},
     ),
+    "curves/decay_search": (
+        "pure",
+        {"curves/choice", "curves/curve", "curves/refusals", "curves/rounds", "curves/thresholds"},
+    ),
     "curves/verification": (
         "pure",
         {"curves/curve", "curves/refusals", "curves/rounds", "curves/suggestion", "curves/thresholds"},
     ),
     "curves": (
         "pure",
-        {"curves/choice", "curves/curve", "curves/methods", "curves/noise", "curves/refusals", "curves/rounds"}
-        | {"curves/search", "curves/suggestion", "curves/thresholds", "curves/trough", "curves/verification"},
+        {"curves/choice", "curves/curve", "curves/decay_search", "curves/methods", "curves/noise", "curves/refusals"}
+        | {"curves/rounds", "curves/search", "curves/suggestion", "curves/thresholds", "curves/trough"}
+        | {"curves/verification"},
     ),
     "page/results": ("pure", {"curves"}),
     "page/played": ("pure", set()),
@@ -174,7 +179,7 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "weight_decay_probe": (
         "Lightning",
-        {"_lightning", "checks", "optimizer_groups", "probe", "run_optimizer"},
+        {"_lightning", "checks", "curves", "optimizer_groups", "probe", "run_length", "run_optimizer"},
     ),
     "momentum_probe": ("Lightning", {"_lightning", "checks", "optimizer_groups", "policy", "probe", "run_optimizer"}),
     "tune_result": (

@@ -165,3 +165,21 @@ def test_the_bytes_of_clones_are_added_up() -> None:
     with Clones() as clones:
         _ = tensor.clone(), tensor + 1, tensor.double().clone()
     assert clones.bytes == 10 * 4 + 10 * 8
+
+
+def test_the_oracle_of_a_decay_says_how_many_points_it_loses() -> None:
+    pytest.importorskip("sklearn", reason="the benchmarks' data come from scikit-learn")
+    from weight_decay_oracle import DecayOracle
+
+    accuracies = {"0": [0.8, 0.82], "0.01": [0.9, 0.92], "1": [0.5, 0.5]}
+    oracle = DecayOracle({"kind": "cls", "scores": accuracies})
+    assert oracle.best == pytest.approx(0.91)
+    assert oracle.best_decay == 0.01
+    assert [oracle.lost(decay) for decay in (0.01, 0.0, 1.0, 10.0)] == pytest.approx([0, 10, 41, 41])
+    assert oracle.lost(0.1) == pytest.approx(20.5)  # half way from 0.01 to 1 on the logarithmic axis
+    assert oracle.noise == pytest.approx(0.02 / 2**0.5)  # of the two that lose at most ten points
+    assert [oracle.is_worse(0.0, own=0.01), oracle.is_worse(0.01, own=0.0), oracle.is_worse(0.01, own=0.01)] == [
+        *(True, False, False)
+    ]
+    losses = DecayOracle({"kind": "loss", "scores": {"0": [-0.5, -0.5], "0.1": [-0.6, -0.6]}})
+    assert losses.lost(0.1) == pytest.approx(20)  # per cent of the best loss

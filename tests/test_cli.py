@@ -388,7 +388,7 @@ def test_an_unknown_flag_is_named_in_an_error(
         (["tune", "--help"], "--lr_range_test.help"),
         (["tune", "--lr_range_test.help"], "in that number of optimizer steps, >= 2. A shorter loader starts over."),
         (["tune", "--lr_range_test.help"], "(type: int, default: 10)"),
-        (["tune", "--weight_decay_probe.help"], "Candidates >= 0, none twice"),
+        (["tune", "--weight_decay_probe.help"], "or candidates >= 0, none twice"),
     ],
     ids=" ".join,
 )

@@ -120,6 +120,13 @@ def test_all_processes_choose_the_same_weight_decay_by_the_same_validation(
     assert other["files"] == []
 
 
+def test_all_processes_try_the_same_weight_decays_in_a_search(results: dict[str, list[Any]]) -> None:
+    one, other = results["search for a weight decay"]
+    assert one["suggestion"] == other["suggestion"]
+    assert one["validated"] == other["validated"]
+    assert len(one["validated"]) >= 3  # its own and more
+
+
 def test_all_processes_tune_to_the_same_values_and_train_with_them(results: dict[str, list[Any]]) -> None:
     one, other = results["tune"]
     assert one["suggestion"] == other["suggestion"]

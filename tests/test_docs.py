@@ -60,7 +60,7 @@ def test_the_quickstart_trains_with_what_it_found(
     (group,) = trainer.optimizers[0].param_groups
     if name == "in_a_fit":
         test, probe = trainer.callbacks[:2]
-        assert said.index("LR range test: max_lr ") < said.index("  4 candidates, 100 steps each")
+        assert said.index("LR range test: max_lr ") < said.index("Weight decay probe: weight_decay ")
         assert (group["max_lr"], group["weight_decay"]) == (test.suggestion.lr, probe.suggestion.value)
     else:
         result = names["result"]

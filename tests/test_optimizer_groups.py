@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from pl_onecycle.optimizer_groups import (
     check_lrs,
     has_momentum,
+    is_decoupled,
     momentum_of,
     peak_lrs,
     rescale,
@@ -336,3 +337,25 @@ def test_any_finite_lr_from_zero_on_is_good_and_left_alone(lr: float | Tensor) -
     optimizer = Bare(lr=lr)
     check_lrs(optimizer)
     assert optimizer.param_groups[0]["lr"] is lr
+
+
+@pytest.mark.parametrize(
+    ("kind", "decoupled"),
+    [
+        (torch.optim.SGD, False),
+        (torch.optim.Adam, False),
+        (torch.optim.RMSprop, False),
+        (torch.optim.AdamW, True),
+        (type("AdamW8bit", (torch.optim.SGD,), {}), True),  # of other packages
+        (type("Lion", (torch.optim.SGD,), {}), True),
+    ],
+)
+def test_a_decay_that_shrinks_the_weights_by_itself_is_decoupled(kind: Any, decoupled: bool) -> None:
+    assert is_decoupled(kind(weights(), lr=0.1)) is decoupled
+
+
+@pytest.mark.parametrize("key", ["decoupled_weight_decay", "decouple"])
+def test_an_optimizer_that_calls_its_decay_decoupled_is_believed(key: str) -> None:
+    optimizer = torch.optim.SGD(weights(), lr=0.1)
+    optimizer.param_groups[0][key] = True
+    assert is_decoupled(optimizer)

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader, IterableDataset
 
 from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle
-from pl_onecycle.run_length import FollowsRun, steps_left
+from pl_onecycle.run_length import FollowsRun, epochs_left, steps_left
 from tests.fits import SmallNet, data, trainer
 
 PEAK = 0.1
@@ -349,3 +349,27 @@ def test_steps_left_count_the_rest_of_the_epoch_and_the_epochs_to_come() -> None
     counts = Counts()
     trainer([counts], max_epochs=2, accumulate_grad_batches=3).fit(Cycled(), data(batch_size=32))
     assert counts.left == [3 + 3, 2 + 3, 2 + 3, 2 + 3, 1 + 3, 1 + 3, 1 + 3, 3, 3, 2, 2, 2, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"max_epochs": 5}, 5.0),
+        ({"max_epochs": -1, "max_steps": 20}, 2.5),  # of 8 batches
+        ({"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 4}, 4.0),
+        ({"max_epochs": 3, "limit_train_batches": 4}, 3.0),
+        ({"max_epochs": -1, "max_time": {"seconds": 1}}, 1.0),  # unknown
+    ],
+)
+def test_epochs_left_are_those_of_the_run_and_one_where_they_are_unknown(
+    options: dict[str, Any], epochs: float
+) -> None:
+    seen: list[float] = []
+
+    class Seen(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append(epochs_left(trainer))
+            trainer.should_stop = True
+
+    trainer([Seen()], **options).fit(SmallNet(), data())
+    assert seen[0] == epochs

@@ -6,24 +6,27 @@ Pure maths on numpy: no torch, no Lightning. A trial measures a `LossCurve`; eac
 
 from pl_onecycle.curves.choice import Choice, choose, is_hopeless
 from pl_onecycle.curves.curve import LossCurve, Outcome
+from pl_onecycle.curves.decay_search import DecaySearch, tolerated_harm
 from pl_onecycle.curves.methods import METHODS, Method
 from pl_onecycle.curves.noise import Array, ExplosionDetector, first_explosion
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.rounds import Round, rounds
-from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen
-from pl_onecycle.curves.suggestion import Suggestion, read_curve, refusal, suggest
-from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, MIN_LOSSES
+from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen, needs_control
+from pl_onecycle.curves.suggestion import Suggestion, noise_hides_fall, read_curve, refusal, suggest
+from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CONTROLLED_BUDGET, CYCLES, MIN_LOSSES
 from pl_onecycle.curves.trough import Trough, find_trough
 from pl_onecycle.curves.verification import candidates, compared_cycles, verified
 
 __all__ = [
     "BUDGET",
     "CHECKUPS",
+    "CONTROLLED_BUDGET",
     "CYCLES",
     "METHODS",
     "MIN_LOSSES",
     "Array",
     "Choice",
+    "DecaySearch",
     "ExplosionDetector",
     "LossCurve",
     "Method",
@@ -41,9 +44,12 @@ __all__ = [
     "first_explosion",
     "has_risen",
     "is_hopeless",
+    "needs_control",
+    "noise_hides_fall",
     "read_curve",
     "refusal",
     "rounds",
     "suggest",
+    "tolerated_harm",
     "verified",
 ]

@@ -91,12 +91,17 @@ def choose(
         return done
     last, left = done[-1], done[-1].left
     chosen = of_equals(tuple(left))
-    margin, noise = [*zip(last.margins.values(), last.noise.values(), strict=True), (None, None)][1]
+    margin, noise = next_margin(last)
     reason = ", and ".join(_summary_of(one, name) for one in done)
     if len(left) > 1:
         seen = "validation and training loss" if len(done) > 1 else last.kind
         reason = f"within noise: {_names(left)} cannot be told apart by {seen}, and {chosen:g} is taken"
     return Choice(chosen, last.kind, margin, noise, len(left) > 1, reason)
+
+
+def next_margin(one: Round) -> tuple[float | None, float | None]:
+    """Return how far above the lowest level the next one lies, and its noise; None and None without a next one."""
+    return [*zip(one.margins.values(), one.noise.values(), strict=True), (None, None)][1]
 
 
 def _summary_of(one: Round, name: str) -> str:

@@ -44,6 +44,9 @@ class LossCurve:
             validation.
         val_loss: Validation losses, one per entry of ``val_steps``, each the mean over the same few batches; or values
             of another monitored quantity, in its unit, negated if higher is better.
+        control: Losses of the same batches with the weights that they had before the sweep, one per lr; empty without a
+            control. The views then show ``loss - control``, raised to the median of ``control``: what makes one batch
+            easier than another cancels.
 
     Raises:
         ValueError: Sequences that belong together differ in length, or a learning rate is not positive and finite.
@@ -60,14 +63,18 @@ class LossCurve:
     initial_loss: float | None = None
     val_steps: Sequence[int] = ()
     val_loss: Sequence[float] = ()
+    control: Sequence[float] = ()
 
     def __post_init__(self) -> None:
         """Turn the sequences into tuples of floats and check them."""
-        for name, kind in (("lr", float), ("loss", float), ("val_steps", int), ("val_loss", float)):
+        kinds = {"lr": float, "loss": float, "val_steps": int, "val_loss": float, "control": float}
+        for name, kind in kinds.items():
             object.__setattr__(self, name, tuple(map(kind, getattr(self, name))))
         expect(len(self.lr) == len(self.loss), "loss", f"as long as `lr` ({len(self.lr)})", len(self.loss))
         steps = len(self.val_steps)
         expect(steps == len(self.val_loss), "val_loss", f"as long as `val_steps` ({steps})", len(self.val_loss))
+        is_whole = len(self.control) in (0, len(self))
+        expect(is_whole, "control", f"as long as `lr` ({len(self)}), or empty", len(self.control))
         expect_one_of("outcome", self.outcome, get_args(Outcome))
         for lr in self.lr:
             if not 0 < lr < math.inf:
@@ -79,8 +86,10 @@ class LossCurve:
     # --------------------------------------------------------------------------------------- views
     @cached_property
     def finite_loss(self) -> Array:
-        """The losses before the first one that is NaN or infinite, shape (n,)."""
+        """The losses before the first one that is NaN or infinite, less their control if there is one, shape (n,)."""
         loss = np.asarray(self.loss, dtype=np.float64)
+        if self.control:
+            loss = loss - self.control + self._level
         bad = np.flatnonzero(~np.isfinite(loss))
         return loss[: bad[0]] if len(bad) else loss
 
@@ -88,6 +97,15 @@ class LossCurve:
     def finite_lr(self) -> Array:
         """The learning rates of `finite_loss`, shape (n,)."""
         return np.asarray(self.lr, dtype=np.float64)[: len(self.finite_loss)]
+
+    @property
+    def before(self) -> float | None:
+        """The loss before the first update, as `finite_loss` counts it; None if unknown."""
+        return self._level if self.control and self.initial_loss is not None else self.initial_loss
+
+    @property
+    def _level(self) -> float:
+        return float(np.median(self.control))
 
     def monitored(self) -> "LossCurve":
         """Return the curve of the monitored values, each at the lr of the step before it, instead of the training loss.
@@ -110,7 +128,7 @@ class LossCurve:
     @cached_property
     def start(self) -> float:
         """The loss before the sweep has an effect: the median of the first few. NaN without losses."""
-        first = [] if self.initial_loss is None or not math.isfinite(self.initial_loss) else [self.initial_loss]
+        first = [] if self.before is None or not math.isfinite(self.before) else [self.before]
         first += self.finite_loss[: self.start_points - len(first)].tolist()
         return start_level(np.asarray(first), len(first)) if first else math.nan
 
@@ -155,12 +173,18 @@ class LossCurve:
             return loss
         return self._kernel(len(loss), bandwidth).smooth(loss)
 
+    @cached_property
+    def residual(self) -> Array:
+        """What is left of the losses after `smoothed`, shape (n,); the height of an explosion does not count."""
+        left: Array = self._capped() - self.smoothed()
+        return left
+
     def _kernel(self, points: int, bandwidth: float) -> "_Kernel":
         return _Kernel(np.log10(self.lr[:points]), bandwidth)
 
     def redrawn(self, losses: Array) -> Iterator["LossCurve"]:
         """Yield curves with other losses, shape (draws, n), at `finite_lr`; what depends on the lr is computed once."""
-        first = LossCurve(self.finite_lr.tolist(), self.finite_loss.tolist(), initial_loss=self.initial_loss)
+        first = LossCurve(self.finite_lr.tolist(), self.finite_loss.tolist(), initial_loss=self.before)
         shared = vars(first) | {"_kernel": cache(first._kernel)}
         for drawn in losses:
             curve = object.__new__(LossCurve)  # the checks of `first` hold for all

@@ -11,7 +11,7 @@ import numpy as np
 
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.noise import Array
-from pl_onecycle.curves.thresholds import SLIDE_GAP, SLIDE_SLOPES, TROUGH_DECADES, TROUGH_SHARE
+from pl_onecycle.curves.thresholds import SLIDE_GAP, SLIDE_SLOPES, TROUGH_DECADES, TROUGH_MARGIN, TROUGH_SHARE
 from pl_onecycle.curves.trough import find_trough
 
 Method = Literal["trough", "smith", "steepest", "valley", "slide", "minimum"]
@@ -22,8 +22,8 @@ def _trough(curve: LossCurve) -> tuple[float, str]:
     trough = find_trough(curve)
     left, right = trough.ends
     where = f"from {left:.3g} to {right:.3g}{f', at most {TROUGH_DECADES:g} decades' if trough.is_cut else ''}"
-    middle = 10 ** ((trough.left + trough.right) / 2)
-    return middle, f"the middle of the trough {where}, where {TROUGH_SHARE:.0%} of the fall has happened"
+    part = "the middle" if trough.right - trough.left >= 2 * TROUGH_MARGIN else "below the middle"
+    return trough.lr, f"{part} of the trough {where}, where {TROUGH_SHARE:.0%} of the fall has happened"
 
 
 def _smith(curve: LossCurve) -> tuple[float, str]:

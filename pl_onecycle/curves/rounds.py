@@ -85,6 +85,12 @@ def compared(curves: Mapping[float, LossCurve], kind: str) -> Round:
     return Round(kind, {value: levels[value] for value in order}, noise)
 
 
+def is_comparable(curve: LossCurve) -> bool:
+    """Return whether a candidate ran to its end, with finite losses that are enough for a level."""
+    is_whole = curve.outcome in ("completed", "stopped") and len(curve.finite_loss) == len(curve)
+    return is_whole and len(curve) >= MIN_POINTS
+
+
 def is_validated(curve: LossCurve) -> bool:
     """Return whether a curve has enough validation losses to be judged by, all finite."""
     return len(curve.val_loss) >= MIN_END_POINTS and all(map(math.isfinite, curve.val_loss))
@@ -116,9 +122,13 @@ def end_of(losses: Array) -> Array:
 
 def _noise(best: Array, other: Array) -> float:
     """Return the largest difference between the ends that could be chance or is too small to matter."""
-    shared = min(len(best), len(other))
-    difference = other[:shared] - best[:shared]
+    return max(drift(best, other), MATTERS * float(np.ptp(best)))
+
+
+def drift(one: Array, other: Array) -> float:
+    """Return the largest difference between the ends of two lists of losses that could be chance."""
+    shared = min(len(one), len(other))
+    difference = other[:shared] - one[:shared]
     end = len(end_of(difference))
     # Two runs begin alike and drift apart, so the noise is that of the later part.
-    error = noise_of(difference[-2 * end :]) / float(np.sqrt(end))
-    return max(SURE_MARGIN * error, MATTERS * float(np.ptp(best)))
+    return SURE_MARGIN * noise_of(difference[-2 * end :]) / float(np.sqrt(end))

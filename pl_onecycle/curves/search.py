@@ -23,6 +23,7 @@ from pl_onecycle.curves.thresholds import (
     COARSE_REBOUND,
     COARSE_START_POINTS,
     COARSE_STEPS,
+    CONTROLLED_BUDGET,
     DENSE_STEPS,
     DISORDER,
     FALL_SHARE,
@@ -64,6 +65,8 @@ def coarse_sweep(curves: Sequence[LossCurve], min_lr: float, max_lr: float) -> R
 def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
     """Return the dense sweep, with all that is left of the budget, or why there is nothing to examine.
 
+    If a coarse sweep has a control, half of what is left of the larger budget is for that of the dense one.
+
     Args:
         curves: Curves of the coarse sweeps, at least one.
 
@@ -77,8 +80,10 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
     is_finite = last.initial_loss is None or math.isfinite(last.initial_loss)
     if last.outcome in ("overridden", "stopped") or not is_finite:
         return _nothing_found(curves)
-    # Each sweep takes one step more than it has points, to show the effect of the last one.
-    steps = BUDGET - sum(len(curve) + 1 for curve in curves) - 1
+    # Each sweep and each control takes one step more than it has points, to show the effect of the last one.
+    used = sum((len(curve) + 1) * (2 if curve.control else 1) for curve in curves)
+    is_controlled = any(curve.control for curve in curves)
+    steps = (CONTROLLED_BUDGET - used) // 2 - 1 if is_controlled else BUDGET - used - 1
     span = (steps - 1) / DENSE_STEPS
     if last.outcome != "completed" or _ends_high(last):
         low = _lr_of_the_rise(last) / 10 ** min(BELOW_RISE, span)  # with a smaller budget, it still reaches the rise
@@ -87,6 +92,25 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
     else:
         return _nothing_found(curves)
     return RangeTestPolicy(low, low * 10**span, steps)
+
+
+def needs_control(curve: LossCurve) -> bool:
+    """Return whether the noise of a coarse sweep is so large that only a control shows where its loss falls.
+
+    That is, it has not surely fallen: median(first 7) - median(any 5 in a row) <= 2.5 noise, with the standard
+    deviation of the first third as the noise.
+
+    Args:
+        curve: A coarse sweep that has ended.
+
+    Example:
+        >>> needs_control(LossCurve([0.1] * 20, [1.0, 1.1] * 10)), needs_control(LossCurve([0.1] * 20, [1.0] * 20))
+        (True, False)
+    """
+    losses = _losses(curve)
+    if curve.control or curve.outcome in ("overridden", "stopped") or len(losses) < MIN_LOSSES:
+        return False
+    return _scatter(_thirds(losses)[0]) > ROUNDING * abs(_start(losses)) and not _has_surely_fallen(losses)
 
 
 def _nothing_found(curves: Sequence[LossCurve]) -> Refusal:
@@ -138,9 +162,12 @@ def has_fallen(curve: LossCurve) -> bool:
     if len(losses) < MIN_LOSSES:
         return False
     first, last = _thirds(losses)
+    return _has_surely_fallen(losses) or _shift(curve) < -1 or _scatter(last) > DISORDER * _scatter(first) > 0
+
+
+def _has_surely_fallen(losses: Array) -> bool:
     fall = _start(losses) - float(_middles(losses).min())
-    is_sure = fall > max(SURE_FALL * _scatter(first), ROUNDING * abs(_start(losses)))
-    return is_sure or _shift(curve) < -1 or _scatter(last) > DISORDER * _scatter(first) > 0
+    return fall > max(SURE_FALL * _scatter(_thirds(losses)[0]), ROUNDING * abs(_start(losses)))
 
 
 def _median(some: list[float]) -> float:
@@ -205,7 +232,7 @@ def _coarse(low: float, high: float) -> RangeTestPolicy:
 
 
 def _losses(curve: LossCurve) -> Array:
-    first = [] if curve.initial_loss is None else [curve.initial_loss]
+    first = [] if curve.before is None else [curve.before]
     return np.concatenate([first, curve.finite_loss])
 
 

@@ -16,6 +16,7 @@ from pl_onecycle.curves.methods import RULES, Method
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.thresholds import (
     EXPLODED_SHARE,
+    MIN_CONTROLLED_FALL,
     MIN_FALL,
     MIN_POINTS,
     NOISE_DRAWS,
@@ -81,8 +82,9 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
     ===========  ==========================================================================================
     method       with L the smoothed loss, in the order of the sweep
     ===========  ==========================================================================================
-    trough       middle, in log lr, of the part where at least 85 % of the fall of L has happened: from the first
-                 such lr to the last one around the minimum, but at most 1.25 decades above the first
+    trough       middle, in log lr, of the part where at least 80 % of the fall of L has happened: from the first
+                 such lr to the last one around the minimum, but at most 1.25 decades above the first; at least half
+                 a decade below its upper end, but not below its lower end
     smith        lr at the minimum of L, divided by 10
     steepest     lr[i] with the smallest (L[i+1] - L[i]) / (ln lr[i+1] - ln lr[i]), before the minimum
     valley       the longest falling subsequence of L, from s to e: lr[s + int((e-s)/3) + int((e-s)/6)]
@@ -104,12 +106,13 @@ def suggest(curve: LossCurve, method: Method = "trough") -> Suggestion | None:
         >>> lr = [10 ** (k / 28) for k in range(-84, 1)]
         >>> curve = LossCurve(lr, [min(1.0, 4 * (np.log10(x) + 1) ** 2) for x in lr])    # lowest at 0.1
         >>> round(suggest(curve).lr, 2), round(suggest(curve, "minimum").lr, 4)
-        (0.1, 0.01)
+        (0.06, 0.01)
 
     References:
         trough: this project, ``benchmarks/suggestion.py``. The fall is from the median of the first tenth of L to its
         minimum. The lr at which it has happened is by itself too low for slow optimizers, the minimum too high for fast
-        ones. The method was chosen on sweeps of 28 steps per decade.
+        ones. An lr that is too high costs more than one that is too low, hence the distance to the upper end. The
+        method was chosen on sweeps of 28 steps per decade.
         smith: one order of magnitude below the minimum, the rule of the article that this project started from,
         after arXiv:1506.01186. steepest, valley, slide, minimum: fastai v2, ``callback/schedule.py``.
         Differs: fastai smooths by a running average that lags, and cuts the first tenth and the last five points.
@@ -175,6 +178,29 @@ def _interval(curve: LossCurve, method: Method, lr: float) -> tuple[float, float
 
 def find_fault(curve: LossCurve) -> Refusal | None:
     """Return why no method can read the curve, or None."""
+    return _fault_of_form(curve) or _fault_of_fall(curve)
+
+
+def noise_hides_fall(curve: LossCurve) -> bool:
+    """Return whether noise may hide or feign a fall of the loss, so that a control is worth its steps.
+
+    It is stricter than a refusal, as a control also shows whether a fall is noise that grows with the lr.
+
+    Args:
+        curve: A sweep.
+
+    Example:
+        >>> lr = [10 ** (k / 10 - 3) for k in range(30)]
+        >>> noise_hides_fall(LossCurve(lr, [1.0, 1.1] * 15)), noise_hides_fall(LossCurve(lr, [1.0] * 30))
+        (True, False)
+    """
+    if curve.control or _fault_of_form(curve) is not None or curve.noise <= ROUNDING * abs(curve.start):
+        return False
+    fall = _Fall.of(curve)
+    return _fault_of_fall(curve) is not None or fall.size <= MIN_FALL * fall.scatter
+
+
+def _fault_of_form(curve: LossCurve) -> Refusal | None:
     if curve.outcome == "overridden":
         return Refusal("the module sets the learning rate of its steps itself, so it cannot be swept")
     if len(curve) > 0 and len(curve.finite_loss) == 0:
@@ -187,21 +213,50 @@ def find_fault(curve: LossCurve) -> Refusal | None:
         )
     if np.any(np.diff(curve.finite_lr) < 0) or curve.finite_lr[0] == curve.finite_lr[-1]:
         return Refusal("the learning rate does not rise from point to point, so this is no sweep")
-    wide = curve.smoothed(WIDE_BANDWIDTH)
-    lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
-    highest = int(wide[:lowest].argmax())
-    fall, noise = float(wide[highest] - wide[lowest]), _noise_between(curve, [highest, lowest])
-    # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
-    if min(fall, curve.start - float(wide[lowest])) <= ROUNDING * abs(curve.start):
-        return Refusal("the loss does not fall anywhere in the sweep")
-    if fall <= MIN_FALL * noise:
-        return Refusal(f"the loss falls by {fall:.3g}, less than {MIN_FALL:g} times the noise of {noise:.3g}")
     return None
 
 
-def _noise_between(curve: LossCurve, points: list[int]) -> float:
-    """Return the standard deviation, by chance, of the difference of two points of the widely smoothed curve."""
-    decades = np.log10(curve.finite_lr)
-    weight = np.exp(-0.5 * ((decades[:, None] - decades[points]) / WIDE_BANDWIDTH) ** 2)
-    averaged = weight.sum(0) ** 2 / (weight**2).sum(0)  # effective number of losses
-    return curve.noise * math.sqrt(float((1 / averaged).sum()))
+def _fault_of_fall(curve: LossCurve) -> Refusal | None:
+    fall = _Fall.of(curve)
+    # If the first points are the lowest, the loss only rises. A rounding error is not a fall either.
+    if min(fall.size, curve.start - fall.lowest) <= ROUNDING * abs(curve.start):
+        return Refusal("the loss does not fall anywhere in the sweep")
+    # Without a control the noise of the whole curve decides: the scatter of few steps is also the bend of their loss.
+    least, noise = (MIN_CONTROLLED_FALL, fall.scatter) if curve.control else (MIN_FALL, fall.noise)
+    if fall.size <= least * noise:
+        return Refusal(f"the loss falls by {fall.size:.3g}, less than {least:g} times the noise of {noise:.3g}")
+    return None
+
+
+@dataclass(frozen=True)
+class _Fall:
+    """The largest fall of a curve.
+
+    Attributes:
+        size: Height of the fall.
+        lowest: The loss at its lower end.
+        noise: Standard deviation of such a fall by chance, from the noise of the whole curve.
+        scatter: The same from the losses around its two ends: they scatter the more, the further the weights have
+            moved. At the lowest lrs a net whose last layer starts at zero shows no noise at all, and neither does a
+            difference to a control.
+    """
+
+    size: float
+    lowest: float
+    noise: float
+    scatter: float
+
+    @classmethod
+    def of(cls, curve: LossCurve) -> "_Fall":
+        wide = curve.smoothed(WIDE_BANDWIDTH)
+        lowest = int(wide[curve.start_points :].argmin()) + curve.start_points
+        highest = int(wide[:lowest].argmax())
+        decades = np.log10(curve.finite_lr)
+        weight = np.exp(-0.5 * ((decades[:, None] - decades[[highest, lowest]]) / WIDE_BANDWIDTH) ** 2)
+        share = weight / weight.sum(0)
+        return cls(
+            size=float(wide[highest] - wide[lowest]),
+            lowest=float(wide[lowest]),
+            noise=curve.noise * math.sqrt(float((share**2).sum())),
+            scatter=math.sqrt(float(((share * curve.residual[:, None]) ** 2).sum())),
+        )

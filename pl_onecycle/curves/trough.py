@@ -9,7 +9,13 @@ import numpy as np
 
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.noise import Array, start_level
-from pl_onecycle.curves.thresholds import TROUGH_BANDWIDTH, TROUGH_DECADES, TROUGH_SHARE, TROUGH_START_POINTS
+from pl_onecycle.curves.thresholds import (
+    TROUGH_BANDWIDTH,
+    TROUGH_DECADES,
+    TROUGH_MARGIN,
+    TROUGH_SHARE,
+    TROUGH_START_POINTS,
+)
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,22 @@ class Trough:
         """The lowest and the highest learning rate."""
         return 10**self.left, 10**self.right
 
+    @property
+    def lr(self) -> float:
+        """The learning rate to suggest: the middle, but half a decade below the upper end, and in the trough."""
+        return 10 ** max(min((self.left + self.right) / 2, self.right - TROUGH_MARGIN), self.left)
+
 
 def find_trough(curve: LossCurve) -> Trough:
-    """Return where at least 85 % of the fall of the smoothed loss has happened, around its minimum.
+    """Return where at least 80 % of the fall of the smoothed loss has happened, around its minimum.
 
     Args:
         curve: A sweep that falls.
 
     Example:
         >>> curve = LossCurve([10 ** (k / 10 - 4) for k in range(41)], [abs(k - 20) / 10 for k in range(41)])
-        >>> [round(lr, 4) for lr in find_trough(curve).ends]
-        [0.0039, 0.0256]
+        >>> [round(lr, 4) for lr in find_trough(curve).ends], round(find_trough(curve).lr, 4)
+        ([0.0032, 0.0312], 0.0099)
     """
     decades, smooth = np.log10(curve.finite_lr), curve.smoothed(TROUGH_BANDWIDTH)
     lowest = int(smooth.argmin())

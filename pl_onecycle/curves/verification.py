@@ -12,7 +12,7 @@ from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.rounds import Round, compared
 from pl_onecycle.curves.suggestion import Suggestion
-from pl_onecycle.curves.thresholds import SOFTNESS, SPACING
+from pl_onecycle.curves.thresholds import NEARLY, SOFTNESS, SPACING
 
 
 def candidates(lr: float, count: int) -> list[float]:
@@ -35,10 +35,10 @@ def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: st
     L is the level at which a cycle ends, see `level`: of the monitored quantity if all cycles have it, else of the
     training loss. The lr of the suggestion is the geometric mean of the candidates, weighted by
 
-        exp(-(L - L_min) / s),  s = 0.8 median(L - L_min)
+        exp(-(L - L_min) / s),  s = 1.2 median(L - L_min)
 
     or only of those with L = L_min if s = 0. Diverged cycles have no weight. The interval is from the
-    lowest to the highest candidate with L - L_min <= s.
+    lowest to the highest candidate with L - L_min <= 0.8 median(L - L_min).
 
     Args:
         found: The suggestion to verify; its method is kept.
@@ -61,9 +61,10 @@ def verified(found: Suggestion, curves: Mapping[float, LossCurve], judged_by: st
     margins = ends.margins
     lrs = np.array([lr for lr in curves if lr in margins])
     excess = np.array([margins[lr] for lr in lrs])
-    scale = SOFTNESS * float(np.median(excess))
+    middle = float(np.median(excess))
+    scale = SOFTNESS * middle
     weights = np.exp(-excess / scale) if scale > 0 else (excess == 0).astype(float)
-    good = lrs[excess <= scale]
+    good = lrs[excess <= NEARLY * middle]
     lr = float(np.exp(np.average(np.log(lrs), weights=weights)))
     best, by = lrs[excess.argmin()], judged_by if ends.kind == "validation loss" else ends.kind
     reason = f"{found.lr:.3g} on the curve; weighted mean of {len(curves)} short cycles, best {best:.3g} by {by}"

@@ -17,11 +17,12 @@ from pl_onecycle.policy.one_cycle import OneCyclePolicy
 from pl_onecycle.policy.presets import PolicyArguments, Preset, from_preset
 from pl_onecycle.policy.segment import Segment, segment_at
 from pl_onecycle.policy.shapes import Anneal, Policy, between
-from pl_onecycle.policy.sweep import RangeTestPolicy, SweepMode
+from pl_onecycle.policy.sweep import HeldPolicy, RangeTestPolicy, SweepMode
 
 __all__ = [
     "Anneal",
     "Clock",
+    "HeldPolicy",
     "OneCyclePolicy",
     "Policy",
     "PolicyArguments",

@@ -1,6 +1,7 @@
-"""`RangeTestPolicy`: the learning rates of an LR range test."""
+"""`RangeTestPolicy`: the learning rates of an LR range test; `HeldPolicy`: one and the same."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,3 +82,28 @@ class RangeTestPolicy:
     def momentum(self, step: float) -> float | None:
         """Return None: a range test leaves momentum unchanged."""
         return None
+
+
+@dataclass(frozen=True)
+class HeldPolicy:
+    """One learning rate at every step; momentum is left unchanged.
+
+    Args:
+        held_lr: The learning rate.
+        total_steps: Optimizer steps.
+
+    Example:
+        >>> HeldPolicy(0.1).lr(7)
+        0.1
+    """
+
+    held_lr: float
+    total_steps: int = sys.maxsize
+
+    def lr(self, step: float) -> float:
+        """Return the learning rate, the same for every step."""
+        return self.held_lr
+
+    def momentum(self, step: float) -> None:
+        """Return None: momentum is left unchanged."""
+        return

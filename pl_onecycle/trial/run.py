@@ -7,7 +7,6 @@ An exception in a trial that values which are not finite do not explain is the l
 in the same batches at a low lr, and comes again with the policy's own. Otherwise it is the user's and propagates.
 """
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NoReturn, Protocol
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 
 from pl_onecycle._lightning import MisconfigurationException, _FitLoop, pl, rank_zero_warn
 from pl_onecycle.curves import LossCurve
-from pl_onecycle.policy import Policy
+from pl_onecycle.policy import HeldPolicy, Policy
 from pl_onecycle.run_optimizer import RunOptimizer
 from pl_onecycle.sentences import in_a_line
 from pl_onecycle.trial.agreement import Agreement, TrialFailedElsewhere
@@ -147,20 +146,6 @@ def train(trainer: pl.Trainer, loop: _FitLoop, recorder: Counts) -> None:
 
 
 # ----------------------------------------------------------------------------------- whose fault a failure is
-@dataclass(frozen=True)
-class _Held:
-    """A policy with one lr at every step, which leaves momentum unchanged."""
-
-    held_lr: float
-    total_steps: int = sys.maxsize
-
-    def lr(self, step: float) -> float:
-        return self.held_lr
-
-    def momentum(self, step: float) -> None:
-        return None
-
-
 def _is_caused_by_lr(
     failure: _Failure, policy: Policy, run: RunOptimizer, checkups: Checkups, prepare: Prepare | None
 ) -> bool:
@@ -176,7 +161,7 @@ def _is_caused_by_lr(
     if processes.anywhere(isinstance(failure.error, MisconfigurationException)) or batches < 2:
         return False
     checkups = replace(checkups, should_end=None)
-    low = _Held(min(policy.lr(step) for step in range(policy.total_steps)) / 10)
+    low = HeldPolicy(min(policy.lr(step) for step in range(policy.total_steps)) / 10)
     recorder = Recorder(run, low, None, None, checkups, batches + 1)
     is_well = _try(recorder, run, checkups, None) is None and not recorder.has_exploded
     if processes.anywhere(not is_well or recorder.batches < batches):

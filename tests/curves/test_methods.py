@@ -8,18 +8,21 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from pl_onecycle.curves import METHODS, LossCurve, Method, refusal, suggest
+from pl_onecycle.curves import METHODS, LossCurve, Method, find_trough, refusal, suggest
 from pl_onecycle.curves.methods import RULES
 from pl_onecycle.policy import RangeTestPolicy
 from tests.curves.made import DECADES, measured, noisy, suggested, swept, training
 
 # --------------------------------------------------------------------------------- independent references
 # Plain loops, written from the formulas of the peers; L is the smoothed loss.
-SHARE, WIDEST, KERNEL = 0.85, 1.25, 0.2  # of the fall; in decades
+SHARE, WIDEST, KERNEL, MARGIN = 0.8, 1.25, 0.2, 0.5  # of the fall; in decades
 
 
 def trough(lr: list[float], smooth: list[float], curve: LossCurve) -> float:
-    """The middle, in decades, of where 85 % of the fall has happened, no wider than 1.25; on a wider kernel of 0.2."""
+    """The middle, in decades, of where 80 % of the fall has happened, no wider than 1.25; on a wider kernel of 0.2.
+
+    Half a decade below the upper end at least, and not below the lower end.
+    """
     wide = curve.smoothed(KERNEL).tolist()
     start = statistics.median(wide[: max(len(wide) // 10, 3)])
     level = start - SHARE * (start - min(wide))
@@ -31,7 +34,9 @@ def trough(lr: list[float], smooth: list[float], curve: LossCurve) -> float:
     while right < len(wide) and wide[right] <= level:
         right += 1
     high = between(lr, wide, level, right) if right < len(wide) else math.log10(lr[-1])
-    return math.sqrt(10**low * 10 ** min(high, low + WIDEST))
+    high = min(high, low + WIDEST)
+    middle = math.sqrt(10**low * 10**high)
+    return 10**low if high - low < MARGIN else min(middle, 10 ** (high - MARGIN))
 
 
 def between(lr: list[float], smooth: list[float], level: float, k: int) -> float:
@@ -180,27 +185,49 @@ def test_smith_is_a_tenth_of_the_lr_at_which_the_curve_is_lowest(lowest: float) 
 DENSE = np.linspace(-4, 0, 113)
 
 
-@pytest.mark.parametrize("slope", [1.0, 2.0, 4.0])
-def test_the_middle_of_a_symmetric_trough_is_its_lowest_point(slope: float) -> None:
-    # Down to -1 and up again as steeply, at 85 % of its way for less than a decade, and so less than 1.25.
-    curve = swept(np.minimum(slope * np.abs(DENSE + 1), 2.0), DENSE)
-    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(-1, abs=0.01)
+@pytest.mark.parametrize("slope", [0.7, 0.8, 0.9])
+def test_the_middle_of_a_symmetric_trough_of_a_decade_or_more_is_its_lowest_point(slope: float) -> None:
+    # Down from 1.5 to 0 at -2 and up again as steeply: 0.2 * 1.5 / slope to either side, less for the smoothing.
+    curve = swept(np.minimum(slope * np.abs(DENSE + 2), 1.5), DENSE)
+    found = find_trough(curve)
+    assert 0.5 < found.right - found.left < 1.25
+    lowest = min((found.left + found.right) / 2, found.right - 0.5)
+    assert (found.left + found.right) / 2 == pytest.approx(-2, abs=0.01)
+    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(lowest, abs=1e-9)
+
+
+@pytest.mark.parametrize(("slope", "distance"), [(2.0, 0.5), (2.5, 0.5)])
+def test_a_suggestion_stays_half_a_decade_below_a_near_rise(slope: float, distance: float) -> None:
+    curve = swept(np.minimum(slope * np.abs(DENSE + 1), 2.8), DENSE)
+    found = find_trough(curve)
+    assert 0.5 < found.right - found.left < 1.0
+    assert found.right - math.log10(suggested(curve, "trough").lr) == pytest.approx(distance, abs=1e-9)
+    assert "below the middle of the trough" in suggested(curve, "trough").reason
+
+
+def test_a_suggestion_never_lies_below_its_trough() -> None:
+    curve = swept(np.minimum(6 * np.abs(DENSE + 1), 2.0), DENSE)
+    found = find_trough(curve)
+    assert found.right - found.left < 0.5
+    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(found.left, abs=1e-9)
 
 
 @pytest.mark.parametrize("wide", [1.0, 2.0, 3.0])
 def test_a_trough_wider_than_a_decade_and_a_quarter_is_read_by_its_lower_end(wide: float) -> None:
-    # 1 up to -5, 0 from -2 on: 85 % of the way down at -2 - 0.15 * 3 = -2.45, and -2.45 + 1.25 / 2 = -1.825, however
+    # 1 up to -5, 0 from -2 on: 80 % of the way down at -2 - 0.2 * 3 = -2.6, and -2.6 + 1.25 / 2 = -1.975, however
     # wide it is.
     decades = np.linspace(-6, 1, 7 * 28 + 1)
     curve = swept(np.interp(decades, [-5, -2, -2 + wide, wide], [1.0, 0.0, 0.0, 1.0]), decades)
-    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(-1.825, abs=0.02)
+    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(-1.975, abs=0.02)
 
 
 def test_a_trough_that_the_sweep_does_not_leave_ends_with_the_sweep() -> None:
     # A straight fall by 4 in 112 steps. Its start is the median of the first tenth, 5 steps below the top, so that it
-    # falls by 4 * 107 / 112 = 3.8214. It is 85 % down 0.15 * 3.8214 = 0.5732 decades before its end at 0.
+    # falls by 4 * 107 / 112 = 3.8214. It is 80 % down 0.2 * 3.8214 = 0.7643 decades before its end at 0, and half a
+    # decade below that end is lower than the middle.
     curve = swept(-DENSE, DENSE)
-    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(-0.5732 / 2, abs=1e-4)
+    assert find_trough(curve).left == pytest.approx(-0.7643, abs=1e-4)
+    assert math.log10(suggested(curve, "trough").lr) == pytest.approx(-0.5, abs=1e-4)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -209,9 +236,9 @@ def test_a_suggestion_names_its_method_and_a_landmark_of_the_curve(method: Metho
     assert type(suggestion.lr) is float  # no numpy number, for checkpoints and YAML
     assert suggestion.method == method
     landmarks = {
-        # 85 % down where exp(-3 (x + 2.5)) = 15 / 85, about -1.92 or 0.012 but for the smoothing, and 1.25 decades on.
+        # 80 % down where exp(-3 (x + 2.5)) = 20 / 80, about -2.04 or 0.0091 but for the smoothing, and 1.25 decades on.
         "trough": (
-            "the middle of the trough from 0.0115 to 0.205, at most 1.25 decades, where 85% of the fall has happened"
+            "the middle of the trough from 0.00896 to 0.159, at most 1.25 decades, where 80% of the fall has happened"
         ),
         "smith": "one order of magnitude below 0.0955, where the smoothed loss is lowest",
         "minimum": "one order of magnitude below 0.0955, where the raw loss is lowest",

@@ -337,7 +337,7 @@ def test_a_start_that_is_too_high_already_is_found_below_it() -> None:
     assert len(found.coarse[0]) <= 23  # of 24; judged from the twelfth loss on, for five more
     assert isinstance(found.dense, RangeTestPolicy)
     assert found.dense.min_lr < 1e-3
-    assert found.decade == pytest.approx(run(training(-2.0)).decade, abs=0.2)
+    assert found.decade == pytest.approx(run(training(-2.0)).decade, abs=0.3)
 
 
 @pytest.mark.parametrize("lowest", [0.0, 1.0, 2.0])
@@ -353,8 +353,8 @@ def test_a_loss_that_does_not_explode_before_max_lr_is_followed_beyond_it(lowest
 def test_a_loss_that_has_no_explosion_at_all_is_read_where_it_has_fallen() -> None:
     found = run(training(-2.0, rise=0.0))
     assert found.coarse[0].outcome == "completed"
-    # 1.25 decades from where 85 % of the fall has happened: exp(-3 (x + 3.5)) = 15 / 85 at -2.92, its middle at -2.30.
-    assert found.decade == pytest.approx(-2.3, abs=0.1)
+    # 1.25 decades from where 80 % of the fall has happened: exp(-3 (x + 3.5)) = 20 / 80 at -3.04, its middle at -2.41.
+    assert found.decade == pytest.approx(-2.41, abs=0.1)
 
 
 @pytest.mark.parametrize("lowest", [4.0, 5.0])

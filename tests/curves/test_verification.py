@@ -58,16 +58,16 @@ def test_the_suggestion_itself_is_the_candidate_in_the_middle(lr: float, count: 
 @pytest.mark.parametrize(
     ("ends", "lr"),
     [
-        # Excesses 0, 0.5, 0.5: a median of 0.5, weights 1, exp(-1.25) = 0.2865 twice, symmetric about 0.1.
+        # Excesses 0, 0.5, 0.5: a median of 0.5, weights 1, exp(-1 / 1.2) = 0.4346 twice, symmetric about 0.1.
         pytest.param({0.01: 1.0, 0.1: 0.5, 1.0: 1.0}, 0.1, id="symmetric"),
-        # Excesses 0, 1, 2: weights 1, exp(-1.25) = 0.2865, exp(-2.5) = 0.0821; decades -3, -2, -1 have the mean
-        # (-3 - 0.5730 - 0.0821) / 1.3686 = -2.6707.
-        pytest.param({1e-3: 1.0, 1e-2: 2.0, 1e-1: 3.0}, 10**-2.6707, id="the lowest is best"),
-        # The same from above: (-1 - 0.5730 - 0.2463) / 1.3686 = -1.3293.
-        pytest.param({1e-3: 3.0, 1e-2: 2.0, 1e-1: 1.0}, 10**-1.3293, id="the highest is best"),
-        # Excesses 0, 1, 1, 1, 1 with a median of 1: decades -4 to 0, weights 1 at -4 and 0.2865 else:
-        # (-4 + 0.2865 * (-3 - 2 - 1)) / (1 + 4 * 0.2865) = -5.7190 / 2.1460 = -2.6650.
-        pytest.param({1e-4: 1.0, 1e-3: 2.0, 1e-2: 2.0, 1e-1: 2.0, 1.0: 2.0}, 10**-2.6650, id="five"),
+        # Excesses 0, 1, 2: weights 1, exp(-1 / 1.2) = 0.4346, exp(-2 / 1.2) = 0.1889; decades -3, -2, -1 have the mean
+        # (-3 - 0.8692 - 0.1889) / 1.6235 = -2.4996.
+        pytest.param({1e-3: 1.0, 1e-2: 2.0, 1e-1: 3.0}, 10**-2.4996, id="the lowest is best"),
+        # The same from above: (-1 - 0.8692 - 0.5666) / 1.6235 = -1.5004.
+        pytest.param({1e-3: 3.0, 1e-2: 2.0, 1e-1: 1.0}, 10**-1.5004, id="the highest is best"),
+        # Excesses 0, 1, 1, 1, 1 with a median of 1: decades -4 to 0, weights 1 at -4 and 0.4346 else:
+        # (-4 + 0.4346 * (-3 - 2 - 1)) / (1 + 4 * 0.4346) = -6.6076 / 2.7384 = -2.4129.
+        pytest.param({1e-4: 1.0, 1e-3: 2.0, 1e-2: 2.0, 1e-1: 2.0, 1.0: 2.0}, 10**-2.4129, id="five"),
         pytest.param({1e-3: 1.0, 1e-2: 1.0, 1e-1: 1.0}, 1e-2, id="all alike"),
     ],
 )
@@ -134,10 +134,10 @@ BAD = {
 
 @pytest.mark.parametrize("curve", BAD.values(), ids=BAD)
 def test_a_cycle_that_has_failed_weighs_nothing(curve: LossCurve) -> None:
-    # 0 and 1 remain: their median excess is 0.5, weights 1 and exp(-1 / 0.4) = 0.0821 at -2 and -1:
-    # (-2 - 0.0821) / 1.0821 = -1.9241.
+    # 0 and 1 remain: their median excess is 0.5, weights 1 and exp(-1 / 0.6) = 0.1889 at -2 and -1:
+    # (-2 - 0.1889) / 1.1889 = -1.8411.
     found = answer({0.01: ends_at(1.0, 0.01), 0.1: ends_at(2.0), 0.2: curve})
-    assert found.lr == pytest.approx(10**-1.9241, rel=1e-3)
+    assert found.lr == pytest.approx(10**-1.8411, rel=1e-3)
     assert "mean of 3 short cycles" in found.reason
 
 
@@ -163,8 +163,8 @@ def test_the_interval_spans_the_candidates_that_end_nearly_as_well() -> None:
     # Excesses 0, 0.1, 0.2, 1, 2: a median of 0.2, of which 0.8 are 0.16: the first two. The mean lies between them.
     found = answer(cycles({0.1: 1.0, 0.2: 1.1, 0.05: 1.2, 0.4: 2.0, 0.025: 3.0}))
     assert (found.low, found.high) == (0.1, 0.2)
-    # Weights 1, 0.5353, 0.2865, 0.0019 and about 0 at decades -1, -0.6990, -1.3010, -0.3979.
-    assert math.log10(found.lr) == pytest.approx((-1 - 0.3742 - 0.3727 - 0.0008) / 1.8237, abs=1e-3)
+    # Weights 1, 0.6592, 0.4346, 0.0155 and 0.0002 at decades -1, -0.6990, -1.3010, -0.3979, -1.6021.
+    assert math.log10(found.lr) == pytest.approx((-1 - 0.4608 - 0.5654 - 0.0062 - 0.0004) / 2.1095, abs=1e-3)
 
 
 @pytest.mark.parametrize("bad", [9.0, 1e6])

@@ -91,6 +91,38 @@ def test_a_default_test_reads_a_dense_sweep_that_follows_a_coarse_one(caplog: py
     ]
 
 
+class Drowned(Watched):
+    """Falls around an lr of 0.01, by far less than its batches differ by, and explodes from 0.1 on."""
+
+    def observed(self, batch: Any) -> Any:
+        before = math.log10(self.lrs[-2]) if len(self.lrs) > 1 else -9.0
+        signal = 50.0 * (before + 1) if before > -1 else min((before + 2) ** 2, 1.0)
+        return 20.0 * torch.frac(1e3 * batch[0].sum()) + signal + 0 * self.loss(batch)
+
+
+def test_a_fall_that_noise_hides_is_found_with_the_same_batches_at_an_lr_near_0(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    test = LRRangeTest(apply=False, report=False)
+    with caplog.at_level("INFO"):
+        lrs = one_step(test, watched(Drowned))
+    [coarse], curve = test.coarse, test.curve
+    assert curve is not None
+    assert (len(curve.control), len(coarse.control)) == (len(curve), len(coarse))
+    # Coarse, its control, dense, its control; each with one step more than it has points.
+    assert test.steps == len(lrs) == 2 * (len(coarse) + 1) + 2 * (len(curve) + 1)
+    assert 150 < test.steps <= 300
+    first, second = len(coarse) + 1, 2 * (len(coarse) + 1)
+    assert lrs[first : second - 1] == pytest.approx([coarse.lr[0] * 1e-6] * len(coarse))
+    assert lrs[second : second + len(curve)] == list(curve.lr)
+    assert test.suggestion is not None
+    assert math.log10(test.suggestion.lr) == pytest.approx(-2.3, abs=0.4)
+    said = [record.getMessage() for record in caplog.records if "noise hides the fall" in record.getMessage()]
+    assert len(said) == 1
+    assert "at most 300 steps instead of 150" in said[0]
+    assert any(f"{test.steps} of 300 steps, completed" in record.getMessage() for record in caplog.records)
+
+
 @pytest.mark.parametrize("shift", [-2, 2])
 def test_a_loss_times_c_moves_the_suggestion_of_a_real_sweep_by_as_much(shift: int) -> None:
     class Scaled(Watched):

@@ -76,6 +76,7 @@ def test_the_json_file_holds_facts_curve_and_versions_with_null_for_nan(tmp_path
             "initial_loss": 2.75,
             "val_steps": [],
             "val_loss": [],
+            "control": [],
         },
     }
     assert sorted(versions) == ["lightning", "pl_onecycle", "python", "torch"]

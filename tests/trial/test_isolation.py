@@ -142,6 +142,16 @@ def test_a_fit_with_a_weight_decay_probe_equals_a_fit_without(name: str, tmp_pat
         assert len(curve.val_loss) == (10 if fit.trainer.enable_validation else 0)
 
 
+@with_expected_warnings
+@pytest.mark.parametrize("name", [*SCENARIOS][:3])
+def test_a_fit_with_a_search_for_a_weight_decay_equals_a_fit_without(name: str, tmp_path: Path) -> None:
+    expected = without_a_trial(name)
+    probe = WeightDecayProbe(num_steps=STEPS, val_batches=1, apply=False, report=False)
+    fit = Fit(SCENARIOS[name], tmp_path / "fit", probe).run()
+    assert differences(expected, fit.outcome()) == []
+    assert len(probe.curves) >= 3
+
+
 def test_the_report_of_a_probe_is_all_that_is_left_of_it(tmp_path: Path) -> None:
     name = "EarlyStopping, ModelCheckpoint, LearningRateMonitor, CSVLogger"
     expected, probe = without_a_trial(name), completing_probe()
