@@ -8,8 +8,8 @@ The nets, batches, learning rates and weight decays are those of the publication
     python examples/cifar10/train.py fit -c examples/cifar10/configs/one_cycle.yaml -c .../tuned.yaml
 
 On a GPU add ``--trainer.precision=bf16-mixed --model.channels_last=true --model.compile=true``. With
-``--ckpt_path=last`` a run that was cut off continues at its last epoch, with the schedule of the whole run. Each run adds
-its result to a JSON file in ``demo_runs``.
+``--ckpt_path=last`` a run that was cut off continues after its last whole epoch, with the schedule of the whole run.
+Each run adds its result to a JSON file in ``demo_runs``.
 """
 
 import sys
