@@ -210,8 +210,8 @@ def test_compare_schedules_ranks_twelve_and_draws(
     tmp_path: Path, train: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for part in ("train", "test"):
-        pack_images(tmp_path, part, 128)
-    words = ["--tasks", "cifar10", "--images=128", "--epochs=2", "--seeds=1", "--data.root", str(tmp_path)]
+        pack_images(tmp_path, part, 32)
+    words = ["--tasks", "cifar10", "--images=32", "--epochs=2", "--seeds=1", "--data.root", str(tmp_path)]
     names = run_script(monkeypatch, "compare_schedules.py", *words, "--out", str(tmp_path / "out"))
     result = json.loads((tmp_path / "out" / "cifar10.json").read_text())
     assert sorted(result["val_loss"]) == sorted(names["SCHEDULES"])
