@@ -32,6 +32,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
@@ -281,6 +282,8 @@ def draw_losses(runs: dict[str, Runs], title: str) -> Figure:
             panel.plot(steps, losses, color=COLORS[name], linewidth=2.5 if name == "one cycle" else 1.3, label=name)
         panel.set(xlabel="optimizer step", title=f"With {of}", yscale="log")
         panel.grid(alpha=0.3, which="both")
+        panel.yaxis.set_major_formatter(LogFormatter())
+        panel.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))  # 0.2, not a power of ten
     panels[0].set_ylabel("validation loss, mean of the seeds")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center")
     figure.suptitle(title)

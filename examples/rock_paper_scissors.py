@@ -269,6 +269,7 @@ def draw(runs: list[Run], title: str) -> Figure:
     right.set(xlabel="epoch", ylabel="test loss")
     for ax in (left, right):
         ax.grid(alpha=0.3)
+        ax.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(runs))
     figure.suptitle(title, fontsize="medium")
     return figure

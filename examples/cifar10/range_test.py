@@ -37,14 +37,16 @@ class EndsFit(pl.Callback):
 
 def draw(test: LRRangeTest, title: str) -> Figure:
     """Draw the curve with the plugin's reading and the article's."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5.6), layout="constrained")
     ax = figure.subplots()
     test.plot(ax)
     ax.axvspan(ax.get_xlim()[0], USABLE_UP_TO, color="#2da44e", alpha=0.08, linewidth=0)
     ax.axvline(USABLE_UP_TO, color="#2da44e", linestyle="--", label="article: usable up to about 1")
     ax.axvline(PEAK, color="#2da44e", linestyle=":", label="article: peak of the run, 0.8")
-    ax.legend(fontsize="small")
-    ax.set_title(title)
+    if (own := ax.get_legend()) is not None:
+        own.remove()
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.suptitle(title)
     return figure
 
 
