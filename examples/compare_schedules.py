@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import matplotlib
@@ -66,11 +66,12 @@ class Found:
     high: float
 
 
+CycleMode = Literal["triangular", "triangular2", "exp_range"]
 Make = Callable[[Optimizer, float, int, Found], Any]
 
 
 # --------------------------------------------------------------------------------------- schedules
-def cyclic(mode: str, optimizer: Optimizer, lr: float, steps: int, found: Found) -> Any:
+def cyclic(mode: CycleMode, optimizer: Optimizer, lr: float, steps: int, found: Found) -> Any:
     """Return torch's CyclicLR; the mode ``"exp_range"`` shrinks to a tenth by the end."""
     half = max(steps // (2 * CYCLES), 1)
     return lr_scheduler.CyclicLR(optimizer, lr / 4, lr, half, mode=mode, gamma=0.1 ** (1 / steps), cycle_momentum=False)

@@ -20,8 +20,10 @@ EXAMPLES = Path(__file__).parent
 RESULTS = EXAMPLES / "results"
 PAGE, README = EXAMPLES.parent / "docs" / "published_results.md", EXAMPLES / "README.md"
 START, END = "<!-- results -->", "<!-- /results -->"
-KEPT = ("cifar10/*.json", "cifar10/*.png", "rock_paper_scissors/*.json", "rock_paper_scissors/*.png")
-KEPT += ("schedules/*.json", "schedules/*.png", "schedules/*/*.png")
+KEPT = [
+    f"{folder}/*.{ending}" for folder in ("cifar10", "rock_paper_scissors", "schedules") for ending in ("json", "png")
+]
+KEPT += ["schedules/*/*.png"]
 Result = Mapping[str, Any]
 
 

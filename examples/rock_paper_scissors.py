@@ -201,7 +201,7 @@ def extractor(weights: str, cifar10_root: str | None, steps: int, seed: int, out
 @torch.no_grad()
 def features(frozen: nn.Module, data: Data) -> Data:
     """Return what the frozen extractor makes of the images, of shape (n, 1280), with their labels."""
-    return torch.cat([frozen(images).mean((2, 3)) for images in data[0].split(BATCH)]), data[1]
+    return torch.cat([frozen(images).mean((2, 3)) for images in torch.split(data[0], BATCH)]), data[1]
 
 
 # ---------------------------------------------------------------------------------------------- runs

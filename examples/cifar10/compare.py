@@ -21,6 +21,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import numpy as np
+from lightning.pytorch.loggers import CSVLogger
 from matplotlib.figure import Figure
 from train import main as train
 
@@ -48,6 +49,7 @@ def run_all(rows: Rows, seeds: int, common: Sequence[str], out: Path) -> Logs:
         for name, (_, words) in rows.items():
             place = [f"--result.name={file_name(name)}", f"--result.folder={out}", f"--seed_everything={seed}"]
             cli = train(["fit", *words, *common, *place])
+            assert isinstance(cli.trainer.logger, CSVLogger)
             metrics = Path(cli.trainer.logger.log_dir) / "metrics.csv"
             logs[name].append(list(csv.DictReader(metrics.read_text().splitlines())))
     return logs

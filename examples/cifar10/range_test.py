@@ -10,7 +10,7 @@ import argparse
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 
@@ -56,7 +56,7 @@ def main(
     batch_size: int,
     images: int,
     num_steps: int | None,
-    precision: str,
+    precision: Literal["32-true", "bf16-mixed"],
     seed: int,
     out: Path,
 ) -> LRRangeTest:
@@ -105,7 +105,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch-size", type=int, default=512)
     parser.add_argument("--images", type=int, default=50_000, help="training images")
     parser.add_argument("--num-steps", type=int, help="steps of one sweep; default: as many as the curve needs, <= 150")
-    parser.add_argument("--precision", default="32-true", help="or bf16-mixed")
+    parser.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("demo_runs/cifar10"), help="folder for JSON and picture")
     main(**vars(parser.parse_args()))

@@ -98,7 +98,8 @@ class ResNet(pl.LightningModule):
         self.val_accuracy = MulticlassAccuracy(num_classes=10, average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net(normalize(images).contiguous(memory_format=self.memory_format))
+        logits: Tensor = self.net(normalize(images).contiguous(memory_format=self.memory_format))
+        return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
