@@ -20,10 +20,8 @@ EXAMPLES = Path(__file__).parent
 RESULTS = EXAMPLES / "results"
 PAGE, README = EXAMPLES.parent / "docs" / "published_results.md", EXAMPLES / "README.md"
 START, END = "<!-- results -->", "<!-- /results -->"
-KEPT = [
-    f"{folder}/*.{ending}" for folder in ("cifar10", "rock_paper_scissors", "schedules") for ending in ("json", "png")
-]
-KEPT += ["schedules/*/*.png"]
+FOLDERS = ("cifar10", "rock_paper_scissors", "schedules")
+KEPT = [f"{folder}/*.{ending}" for folder in FOLDERS for ending in ("json", "png")] + ["schedules/*/*.png"]
 Result = Mapping[str, Any]
 
 
