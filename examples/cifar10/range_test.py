@@ -40,6 +40,7 @@ def draw(test: LRRangeTest, title: str) -> Figure:
     figure = Figure(figsize=(8, 5.6), layout="constrained")
     ax = figure.subplots()
     test.plot(ax)
+    ax.set_xlim(right=max(ax.get_xlim()[1], 2 * USABLE_UP_TO))
     ax.axvspan(ax.get_xlim()[0], USABLE_UP_TO, color="#2da44e", alpha=0.08, linewidth=0)
     ax.axvline(USABLE_UP_TO, color="#2da44e", linestyle="--", label="article: usable up to about 1")
     ax.axvline(PEAK, color="#2da44e", linestyle=":", label="article: peak of the run, 0.8")
