@@ -66,6 +66,11 @@ def _quiet_lightning() -> Iterator[None]:
     logger.setLevel(level)
 
 
+# What Lightning sets and leaves: by `seed_everything`, and by a strategy with a process group.
+_OF_LIGHTNING = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK"}
+_OF_LIGHTNING |= {"WORLD_SIZE", "RANK", "TORCHELASTIC_USE_AGENT_STORE"}
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests run in a directory of their own and change no environment variable."""
@@ -76,7 +81,7 @@ def _nothing_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     yield
     changed = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)}
     # seed_everything and torch's workers tell their children; pytest itself names the running test.
-    allowed = {"PL_GLOBAL_SEED", "PL_SEED_WORKERS", "PYTEST_CURRENT_TEST", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
-    for key in changed & {"PL_GLOBAL_SEED", "PL_SEED_WORKERS"}:
+    allowed = {"PYTEST_CURRENT_TEST", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK", "CUDA_DEVICE_ORDER"}
+    for key in changed & _OF_LIGHTNING:
         os.environ.pop(key, None)
-    assert changed <= allowed
+    assert changed <= allowed | _OF_LIGHTNING

@@ -115,6 +115,7 @@ def test_memory_of_the_device_that_is_really_exhausted() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use", "ignore:.*NO_SHARD")  # as there is one process
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: Lightning runs FSDP on GPUs only")
 def test_a_trial_is_invisible_under_fsdp_with_one_process(tmp_path: Path) -> None:
     differing, _ = run_twice(scenario("gpu", strategy="fsdp"), tmp_path)
