@@ -8,14 +8,17 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "lightning", "pl-onecycle")
+import pl_onecycle
+
+PACKAGES = ("torch", "torchvision", "lightning")
 
 
 def hardware() -> str:
@@ -30,7 +33,11 @@ def hardware() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a result depends on."""
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    found = {"python": platform.python_version(), "pl-onecycle": pl_onecycle.__version__}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # a result must not be lost for it
+            found[name] = version(name)
+    return found
 
 
 def add_run(path: Path, about: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:

@@ -239,6 +239,7 @@ class LRRangeTest(Finder[Suggestion]):
     def _forget(self) -> None:
         self.curve, self.coarse, self.cycles = None, [], {}
         self.steps = self._sweep_steps = 0
+        self._is_extended = False
 
     # ----------------------------------------------------------------------------------------- search
     @override
@@ -302,10 +303,12 @@ class LRRangeTest(Finder[Suggestion]):
         if policy is None:
             return curve
         self.coarse.append(curve)
-        self._log_extension("the loss still falls at the end of the sweep, so another one goes higher")
+        self._extend("the loss still falls at the end of the sweep, so another one goes higher")
         return self._measure(run, policy, advance)
 
-    def _log_extension(self, why: str) -> None:
+    def _extend(self, why: str) -> None:
+        """Use the larger budget, and log why."""
+        self._is_extended = True
         rank_zero_info(f"{self.title}: {why}, at most {LARGER_BUDGET} steps instead of {BUDGET}")
 
     @property
@@ -317,7 +320,7 @@ class LRRangeTest(Finder[Suggestion]):
         """Return a curve with the losses of the same batches at an lr so low that the weights do not change."""
         if not self._is_controlled:
             why = "noise hides the fall of the loss, so the same batches are trained at an lr near 0, too"
-            self._log_extension(why)
+            self._extend(why)
         held = HeldPolicy(min(curve.lr) * CONTROL_LR, len(curve))
         control = self._try(run, held, advance, None, None)
         return replace(curve, control=control.loss) if len(control) == len(curve) else curve
@@ -428,7 +431,7 @@ class LRRangeTest(Finder[Suggestion]):
         assert self.curve is not None
         # A fixed sweep takes one step more than its number, to see the effect of the last one.
         steps = self._sweep_steps if self._is_adaptive else min(self._sweep_steps, self._budget)
-        most = self._budget if self._sweep_steps <= self._budget + 1 else LARGER_BUDGET
+        most = LARGER_BUDGET if self._is_extended else self._budget
         return f"{steps} of {most} steps, {self.curve.outcome}"
 
     @override

@@ -99,7 +99,7 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
 def higher_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
     """Return another dense sweep if the last one has ended where its loss still fell, or None.
 
-    That is, it ends in its trough, which is less than half a decade wide. The next one begins two decades below that
+    That is, it ends in its trough, which is less than a decade wide. The next one begins two decades below that
     trough, with all that is left of the larger budget.
 
     Args:

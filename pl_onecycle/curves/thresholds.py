@@ -70,9 +70,9 @@ BELOW_RISE = 3.7
 # If the loss does not rise, it begins this many decades below the lr at which this share of the fall is reached.
 BELOW_FALL, FALL_SHARE = 2.0, 0.7
 # Where a dense sweep ends in a trough narrower than this many decades, another one goes higher; of 66 dense sweeps of
-# the tasks used in development none did. A deep net tolerates a far higher lr in the small steps of a dense sweep than
-# in the large ones of a coarse one.
-NARROW = 0.5
+# the tasks used in development, one did. A deep net bears a far higher lr in the small steps of a dense sweep than in
+# the large ones of a coarse one.
+NARROW = 1.0
 # If nothing happens up to the highest lr, a second coarse sweep covers this many more decades.
 BEYOND = 4.0
 
