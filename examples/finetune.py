@@ -157,13 +157,15 @@ class Run:
         accuracies: Optimizer steps and validation accuracy after each epoch.
         unfrozen_at: First step with two groups.
         cycle_begins_at: First step of the second cycle, by its schedule.
-        why: Why the second range test suggests what it does, or nothing.
+        refused: Whether the second range test suggests nothing, so that the first peak stays.
+        why: Why it does, or what it suggests.
     """
 
     lrs: list[list[float]]
     accuracies: list[tuple[int, float]]
     unfrozen_at: int
     cycle_begins_at: int
+    refused: bool
     why: str
 
     @property
@@ -190,6 +192,7 @@ class Run:
             "accuracy": self.accuracies[-1][1],
             "unfrozen_at": self.unfrozen_at,
             "cycle_begins_at": self.cycle_begins_at,
+            "refused": self.refused,
             "why": self.why,
         }
 
@@ -202,7 +205,7 @@ def fine_tune(head_epochs: int, epochs: int, seed: int) -> Run:
     trainer = fit(model, 5, epochs, [unfreezes, BeginsSecondCycle(), test], seed)  # the test last: it tests both groups
     unfrozen_at = [len(lrs) for lrs in model.lrs].index(2)
     begins = trainer.global_step - schedule_of(trainer).policy.total_steps
-    return Run(model.lrs, model.accuracies, unfrozen_at, begins, test.why)
+    return Run(model.lrs, model.accuracies, unfrozen_at, begins, test.suggestion is None, test.why)
 
 
 # ------------------------------------------------------------------------------------------- results
