@@ -6,7 +6,7 @@ Trains ``shakespeare.py``'s net by the same command line, in three ways with eac
 - found, one cycle: ``tune`` finds the peak, ``fit`` trains with it;
 - found, cosine: the found peak with the usual schedule, to see what the learning rate does and what the cycle does.
 
-The steps of the search count: a run with a found peak trains for so many steps less. Weight decay is 0.1 in all; its
+The steps of the search count: a run with a found peak trains for as many steps less. Weight decay is 0.1 in all; its
 search would take up to 600 steps. Prints a table, draws the validation loss over the steps, and writes JSON files.
 
     python examples/compare_shakespeare.py                    # three seeds: under 4 minutes on two cores
@@ -33,8 +33,7 @@ from measured import add_run
 from shakespeare import ShakespeareCLI
 from shakespeare import main as train
 
-USUAL_LR = 3e-4
-USUAL, FOUND_COSINE, FOUND_ONE_CYCLE = "usual: 3e-4, cosine", "found, cosine", "found, one cycle"
+USUAL, FOUND_COSINE, FOUND_ONE_CYCLE = "usual, cosine", "found, cosine", "found, one cycle"
 COLORS = {USUAL: "#d98e04", FOUND_COSINE: "#54aeff", FOUND_ONE_CYCLE: "#1f6feb"}
 FILES = {USUAL: "usual", FOUND_COSINE: "found_cosine", FOUND_ONE_CYCLE: "found_one_cycle"}
 LR = "lr-AdamW/pg1"  # as logged, of the matrices; the other group has the same
@@ -119,13 +118,13 @@ def read_log(cli: ShakespeareCLI) -> list[dict[str, str]]:
     return list(csv.DictReader((Path(str(cli.trainer.log_dir)) / "metrics.csv").read_text().splitlines()))
 
 
-def run_all(seeds: int, steps: int, common: Sequence[str]) -> dict[str, list[Run]]:
+def run_all(seeds: int, steps: int, usual_lr: float, common: Sequence[str]) -> dict[str, list[Run]]:
     """Train in each way with each seed."""
     runs: dict[str, list[Run]] = {name: [] for name in COLORS}
     for seed in range(seeds):
         words = [*common, f"--seed_everything={seed}"]
-        usual = [*words, "--model.schedule=cosine", f"--model.lr={USUAL_LR}"]
-        runs[USUAL].append(fit(usual, USUAL_LR, steps, None))
+        usual = [*words, "--model.schedule=cosine", f"--model.lr={usual_lr}"]
+        runs[USUAL].append(fit(usual, usual_lr, steps, None))
         found = search([*words, f"--trainer.max_steps={steps}"])
         its_cosine = [*words, "--model.schedule=cosine", f"--model.lr={found.lr}"]
         runs[FOUND_COSINE].append(fit(its_cosine, found.lr, steps, found))
@@ -148,6 +147,7 @@ def draw(runs: dict[str, list[Run]], title: str) -> Figure:
         panel.grid(alpha=0.3)
     left.set(xlabel="optimizer step", ylabel="validation loss, nats per character", title="Each line is a seed")
     right.set(xlabel="optimizer step", ylabel="learning rate", yscale="log", title="Learning rate, seed 0")
+    right.set_ylim(bottom=min(of_each[0].lr for of_each in runs.values()) / 30)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(COLORS) + 1)
     figure.suptitle(title)
     return figure
@@ -175,14 +175,14 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
     print("Mean of the seeds; steps and seconds of the search are included. Loss in nats per character.")
 
 
-def main(seeds: int, max_steps: int, out: Path, words: Sequence[str]) -> dict[str, dict[str, Any]]:
+def main(seeds: int, max_steps: int, usual_lr: float, out: Path, words: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Train in all ways, print the table, and return the contents of the JSON files."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)  # what Lightning says of its devices, once a run
     common = ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
     common += ["--trainer.enable_checkpointing=false", f"--trainer.logger.init_args.save_dir={out}", *words]
     start = time.perf_counter()
-    runs = run_all(seeds, max_steps, common)
+    runs = run_all(seeds, max_steps, usual_lr, common)
     seconds = time.perf_counter() - start
     rows = store(runs, max_steps, out)
     print(f"\nCharacter GPT, {max_steps} optimizer steps, n = {seeds}, {seconds:.0f} s in all")
@@ -197,6 +197,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-steps", type=int, default=800, help="optimizer steps of each run, search included")
+    parser.add_argument("--usual-lr", type=float, default=3e-4, help="peak of the usual schedule")
     parser.add_argument("--out", type=Path, default=Path("demo_runs/shakespeare"), help="folder for logs and pictures")
     options, others = parser.parse_known_args()  # the others are for `shakespeare.py`
     main(**vars(options), words=others)

@@ -78,7 +78,7 @@ class FineTuned(pl.LightningModule):
         self.head_epochs, self.lr = head_epochs, lr
         self.accuracy = MulticlassAccuracy(num_classes=5, average="micro")
         self.lrs: list[list[float]] = []  # of each step: one for each parameter group
-        self.accuracies: list[tuple[int, float]] = []  # after so many steps
+        self.accuracies: list[tuple[int, float]] = []  # step, and that of the validation after it
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return nn.functional.cross_entropy(self.head(self.backbone(batch[0])), batch[1])

@@ -382,9 +382,9 @@ def shakespeare_section() -> Iterator[str]:
             f"`python examples/compare_shakespeare.py`: {about['layers']} layers of width {about['width']},"
             f" {about['parameters']:,} parameters, {about['steps']} optimizer steps of {about['accumulated']} x"
             f" {about['batch_size']} windows of {about['block']} characters, AdamW with weight decay"
-            f" {about['weight_decay']:g} on the matrices, {about['precision']}. The steps of the search count: a run with"
-            " a found peak trains for so many steps less. The second row has the schedule of the first and the peak of"
-            " the third: it parts what the peak does from what the cycle does.\n"
+            f" {about['weight_decay']:g} on the matrices, {about['precision']}. The steps of the search count: a run"
+            " with a found peak trains for as many steps less. The second row has the schedule of the first and the"
+            " peak of the third: it shows what the peak does, and the third what the cycle adds.\n"
         )
     yield shakespeare_table()
     yield from picture("shakespeare/compare.png", "Validation loss and learning rate of the character GPT")
