@@ -11,8 +11,8 @@ from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_info
 from pl_onecycle.checks import expect, expect_integer, expect_number, expect_one_of, plain
 from pl_onecycle.curves import (
     BUDGET,
-    CONTROLLED_BUDGET,
     CYCLES,
+    LARGER_BUDGET,
     METHODS,
     MIN_LOSSES,
     LossCurve,
@@ -25,6 +25,7 @@ from pl_onecycle.curves import (
     dense_sweep,
     find_trough,
     has_risen,
+    higher_sweep,
     needs_control,
     noise_hides_fall,
     read_curve,
@@ -56,8 +57,9 @@ class LRRangeTest(Finder[Suggestion]):
     peak of the optimizer's schedule, whatever its kind. By default the test takes at most 150 optimizer steps: a coarse
     sweep finds the relevant range, and a dense sweep over this range gives the curve for the suggestion. Where noise
     hides the fall of the loss, as with very small batches, each sweep gets a control: the same batches at an lr near 0,
-    whose losses are subtracted, 300 steps in all at most; the log says so. ``verify`` adds short cycles at several lrs
-    around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
+    whose losses are subtracted. Where the loss still falls at the end of the dense sweep, as a very deep net's can,
+    another one goes higher. The log says so; either takes 300 steps in all at most. ``verify`` adds short cycles at
+    several lrs around the suggestion. On an accelerator a coarse sweep may run up to 7 steps past
     its end, as losses are fetched in chunks; their losses are not used. An exception that only too large an lr causes
     ends a sweep as diverged; to find that out, its batches are repeated twice. If the curve supports no suggestion, the
     test logs the reason and training continues with the user's own lr.
@@ -85,8 +87,8 @@ class LRRangeTest(Finder[Suggestion]):
         min_lr: Learning rate at the start of the sweep, > 0.
         max_lr: Learning rate at its end, > ``min_lr``. Without ``num_steps`` this range is only the first to be tried;
             the sweep extends it on either side if the loss requires it.
-        num_steps: None for as many steps as the curve needs, at most 150, or 300 with controls; a number for one sweep
-            over exactly this range in that number of optimizer steps, >= 2. A shorter loader starts over.
+        num_steps: None for as many steps as the curve needs, at most 150, or 300 in these two cases; a number for one
+            sweep over exactly this range in that number of optimizer steps, >= 2. A shorter loader starts over.
         mode: ``"exponential"``, ``"linear"`` or ``"staircase"``, see `RangeTestPolicy`; the last two take 100 steps
             if ``num_steps`` is None.
         num_stairs: Number of stairs in ``"staircase"`` mode.
@@ -120,7 +122,7 @@ class LRRangeTest(Finder[Suggestion]):
         curve: After a run, the `LossCurve` that the suggestion was read off.
         suggestion: After a run, its `Suggestion`, or None if there is none.
         answer: The same, or a `Refusal` that says why there is none.
-        coarse: The curves of the coarse sweeps.
+        coarse: The curves of the sweeps before the one that was read.
         cycles: The curves of the short cycles that verified the suggestion, by their lr.
         steps: Number of optimizer steps of the whole test.
 
@@ -288,10 +290,23 @@ class LRRangeTest(Finder[Suggestion]):
             self.curve = self.coarse[-1]
             return policy
         self.curve = self._measure(run, policy, advance)
-        is_alone = self._is_adaptive and self.monitor == TRAIN_LOSS
-        if is_alone and (self._is_controlled or noise_hides_fall(self.curve)):
-            self.curve = self._control(run, self.curve, advance)
+        if self._is_adaptive and self.monitor == TRAIN_LOSS:
+            self.curve = self._extended(run, self.curve, advance)
         return read_curve(self.curve, self.method)
+
+    def _extended(self, run: RunOptimizer, curve: LossCurve, advance: Advance) -> LossCurve:
+        """Return the curve to read instead of one that ends too low, or is hidden in noise; else the curve itself."""
+        if self._is_controlled or noise_hides_fall(curve):
+            return self._control(run, curve, advance)
+        policy = higher_sweep([*self.coarse, curve])
+        if policy is None:
+            return curve
+        self.coarse.append(curve)
+        self._log_extension("the loss still falls at the end of the sweep, so another one goes higher")
+        return self._measure(run, policy, advance)
+
+    def _log_extension(self, why: str) -> None:
+        rank_zero_info(f"{self.title}: {why}, at most {LARGER_BUDGET} steps instead of {BUDGET}")
 
     @property
     def _is_controlled(self) -> bool:
@@ -301,10 +316,8 @@ class LRRangeTest(Finder[Suggestion]):
     def _control(self, run: RunOptimizer, curve: LossCurve, advance: Advance) -> LossCurve:
         """Return a curve with the losses of the same batches at an lr so low that the weights do not change."""
         if not self._is_controlled:
-            rank_zero_info(
-                f"{self.title}: noise hides the fall of the loss, so the same batches are trained at an lr near 0, too,"
-                f" at most {CONTROLLED_BUDGET} steps instead of {BUDGET}"
-            )
+            why = "noise hides the fall of the loss, so the same batches are trained at an lr near 0, too"
+            self._log_extension(why)
         held = HeldPolicy(min(curve.lr) * CONTROL_LR, len(curve))
         control = self._try(run, held, advance, None, None)
         return replace(curve, control=control.loss) if len(control) == len(curve) else curve
@@ -415,7 +428,7 @@ class LRRangeTest(Finder[Suggestion]):
         assert self.curve is not None
         # A fixed sweep takes one step more than its number, to see the effect of the last one.
         steps = self._sweep_steps if self._is_adaptive else min(self._sweep_steps, self._budget)
-        most = CONTROLLED_BUDGET if self._is_controlled or self.curve.control else self._budget
+        most = self._budget if self._sweep_steps <= self._budget + 1 else LARGER_BUDGET
         return f"{steps} of {most} steps, {self.curve.outcome}"
 
     @override

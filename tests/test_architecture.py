@@ -64,7 +64,8 @@ TABLE: dict[str, tuple[str, set[str]]] = {
     ),
     "curves/search": (
         "pure",
-        {"curves/curve", "curves/noise", "curves/refusals", "curves/suggestion", "curves/thresholds", "policy"},
+        {"curves/curve", "curves/noise", "curves/refusals", "curves/suggestion", "curves/thresholds", "curves/trough"}
+        | {"policy"},
     ),
     "curves/rounds": ("pure", {"curves/curve", "curves/noise", "curves/refusals", "curves/thresholds"}),
     "curves/choice": (

@@ -11,17 +11,17 @@ from pl_onecycle.curves.methods import METHODS, Method
 from pl_onecycle.curves.noise import Array, ExplosionDetector, first_explosion
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.rounds import Round, level, rounds
-from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen, needs_control
+from pl_onecycle.curves.search import coarse_sweep, dense_sweep, has_risen, higher_sweep, needs_control
 from pl_onecycle.curves.suggestion import Suggestion, noise_hides_fall, read_curve, refusal, suggest
-from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CONTROLLED_BUDGET, CYCLES, MIN_LOSSES
+from pl_onecycle.curves.thresholds import BUDGET, CHECKUPS, CYCLES, LARGER_BUDGET, MIN_LOSSES
 from pl_onecycle.curves.trough import Trough, find_trough
 from pl_onecycle.curves.verification import candidates, compared_cycles, verified
 
 __all__ = [
     "BUDGET",
     "CHECKUPS",
-    "CONTROLLED_BUDGET",
     "CYCLES",
+    "LARGER_BUDGET",
     "METHODS",
     "MIN_LOSSES",
     "Array",
@@ -43,6 +43,7 @@ __all__ = [
     "find_trough",
     "first_explosion",
     "has_risen",
+    "higher_sweep",
     "is_hopeless",
     "level",
     "needs_control",

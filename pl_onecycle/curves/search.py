@@ -14,7 +14,7 @@ import numpy.typing as npt
 from pl_onecycle.curves.curve import LossCurve
 from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
 from pl_onecycle.curves.refusals import Refusal
-from pl_onecycle.curves.suggestion import find_fault
+from pl_onecycle.curves.suggestion import find_fault, noise_hides_fall
 from pl_onecycle.curves.thresholds import (
     BELOW_FALL,
     BELOW_RISE,
@@ -23,19 +23,21 @@ from pl_onecycle.curves.thresholds import (
     COARSE_REBOUND,
     COARSE_START_POINTS,
     COARSE_STEPS,
-    CONTROLLED_BUDGET,
     DENSE_STEPS,
     DISORDER,
     FALL_SHARE,
     FALL_WINDOW,
+    LARGER_BUDGET,
     LASTING_STEPS,
     MAX_COARSE,
     MIN_COARSE,
     MIN_LOSSES,
+    NARROW,
     RISE,
     ROUNDING,
     SURE_FALL,
 )
+from pl_onecycle.curves.trough import find_trough
 from pl_onecycle.policy import RangeTestPolicy
 
 
@@ -83,7 +85,7 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
     # Each sweep and each control takes one step more than it has points, to show the effect of the last one.
     used = sum((len(curve) + 1) * (2 if curve.control else 1) for curve in curves)
     is_controlled = any(curve.control for curve in curves)
-    steps = (CONTROLLED_BUDGET - used) // 2 - 1 if is_controlled else BUDGET - used - 1
+    steps = (LARGER_BUDGET - used) // 2 - 1 if is_controlled else BUDGET - used - 1
     span = (steps - 1) / DENSE_STEPS
     if last.outcome != "completed" or _ends_high(last):
         low = _lr_of_the_rise(last) / 10 ** min(BELOW_RISE, span)  # with a smaller budget, it still reaches the rise
@@ -92,6 +94,31 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
     else:
         return _nothing_found(curves)
     return RangeTestPolicy(low, low * 10**span, steps)
+
+
+def higher_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
+    """Return another dense sweep if the last one has ended where its loss still fell, or None.
+
+    That is, it ends in its trough, which is less than half a decade wide. The next one begins two decades below that
+    trough, with all that is left of the larger budget.
+
+    Args:
+        curves: Curves of all sweeps so far; the last one is dense.
+
+    Example:
+        >>> falling = LossCurve([10 ** (k / 28 - 5) for k in range(100)], [2.0] * 70 + [2 - k / 30 for k in range(30)])
+        >>> higher_sweep([falling]).num_steps
+        198
+    """
+    last = curves[-1]
+    if last.outcome != "completed" or find_fault(last) is not None or noise_hides_fall(last):
+        return None
+    trough = find_trough(last)
+    if any(curve.control for curve in curves) or trough.ends[1] < last.lr[-1] or trough.right - trough.left >= NARROW:
+        return None
+    steps = LARGER_BUDGET - sum(len(curve) + 1 for curve in curves) - 1
+    low = trough.ends[0] / 10**BELOW_FALL
+    return RangeTestPolicy(low, low * 10 ** ((steps - 1) / DENSE_STEPS), steps)
 
 
 def needs_control(curve: LossCurve) -> bool:

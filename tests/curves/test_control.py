@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pl_onecycle.curves import (
-    CONTROLLED_BUDGET,
+    LARGER_BUDGET,
     Array,
     LossCurve,
     dense_sweep,
@@ -134,5 +134,5 @@ def test_half_of_what_a_controlled_coarse_sweep_leaves_is_for_the_control_of_the
     assert isinstance(sweep, RangeTestPolicy)
     # (300 - 2 * 50) / 2 = 100 steps, one of which only shows the effect of the one before.
     assert sweep.num_steps == 99
-    assert 2 * (49 + 1) + 2 * (sweep.num_steps + 1) == CONTROLLED_BUDGET == 300
+    assert 2 * (49 + 1) + 2 * (sweep.num_steps + 1) == LARGER_BUDGET == 300
     assert sweep.min_lr < 1e-3 < 1e-2 < sweep.max_lr

@@ -22,6 +22,7 @@ from pl_onecycle.curves import (
     coarse_sweep,
     dense_sweep,
     has_risen,
+    higher_sweep,
     refusal,
 )
 from pl_onecycle.curves.search import has_fallen
@@ -180,6 +181,37 @@ def test_the_dense_sweep_is_centred_on_most_of_the_fall_where_nothing_rises() ->
     # apart.
     assert math.log10(policy.min_lr) == pytest.approx(-2.6 - 1.75, abs=0.2)
     assert math.log10(policy.max_lr / policy.min_lr) == pytest.approx(98 / 28)
+
+
+def falling_to(end: float, left: float) -> LossCurve:
+    """A dense sweep of three decades up to ``end`` whose loss falls from 2 to 1 in the half decade before ``left``."""
+    decades = np.linspace(end - 3, end, 85)
+    return LossCurve((10**decades).tolist(), np.interp(decades, [left - 0.5, left], [2.0, 1.0]).tolist())
+
+
+def test_a_dense_sweep_whose_loss_still_falls_at_its_end_is_followed_by_a_higher_one() -> None:
+    coarse, dense = curve_of([2.0] * 49), falling_to(-2.0, -2.0)
+    policy = higher_sweep([coarse, dense])
+    assert policy is not None
+    # 300 - (49 + 1) - (85 + 1) - 1; two decades below where 80 % of the fall has happened, about a tenth below -2.
+    assert policy.num_steps == 163
+    assert math.log10(policy.min_lr) == pytest.approx(-4.1, abs=0.05)
+    assert math.log10(policy.max_lr / policy.min_lr) == pytest.approx(162 / 28)
+
+
+def test_there_is_no_higher_sweep_where_the_trough_is_half_a_decade_wide_or_ends_or_is_controlled_or_hidden() -> None:
+    dense = falling_to(-2.0, -2.0)
+    risen = falling_to(-2.0, -2.5)
+    risen = replace(risen, loss=[*risen.loss[:-8], *[3.0] * 8])
+    noise = np.random.default_rng(0).normal(0, 3, len(dense))
+    cases = {
+        "wide": falling_to(-2.0, -2.6),
+        "risen": risen,
+        "exploded": replace(dense, outcome="diverged"),
+        "controlled": replace(dense, control=[0.0] * len(dense)),
+        "hidden": replace(dense, loss=(np.asarray(dense.loss) + noise).tolist()),
+    }
+    assert {name: higher_sweep([curve]) for name, curve in cases.items()} == dict.fromkeys(cases)
 
 
 NOTHING = {

@@ -9,7 +9,7 @@ from torch import nn
 
 from pl_onecycle import LRRangeTest, suggest
 from pl_onecycle.sentences import factor, short
-from tests.fits import LRs, Momentum, SmallNet, data, line, same, trainer, weights_of
+from tests.fits import LRs, Momentum, SmallNet, data, line, lines, same, trainer, weights_of
 from tests.range_test.made import Constant, Valley, Watched, fit_unchanged, one_step, watched, with_milestones
 
 
@@ -89,6 +89,33 @@ def test_a_default_test_reads_a_dense_sweep_that_follows_a_coarse_one(caplog: py
         f"  trough: {test.suggestion.reason}",
         f"  {len(lrs)} of 150 steps, {curve.outcome}",
     ]
+
+
+class Jumpy(Watched):
+    """Falls up to an lr of 1, but explodes from 1e-3 on where a step is much larger than the one before."""
+
+    def observed(self, batch: Any) -> Any:
+        before, last = self.lrs[-3:-1] if len(self.lrs) > 2 else (1e-9, 1e-9)
+        jumps = before > 1e-3 and last / before > 1.2
+        depth = min(max(math.log10(last) + 4, 0.0), 4.0)
+        return (20.0 if jumps else 5.0 - depth) + 0 * self.loss(batch)
+
+
+def test_a_loss_that_still_falls_at_the_end_of_the_dense_sweep_is_followed_higher(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    test = LRRangeTest(apply=False, report=False)
+    with caplog.at_level("INFO"):
+        lrs = one_step(test, watched(Jumpy))
+    [_, below], curve = test.coarse, test.curve
+    assert curve is not None
+    assert test.suggestion is not None
+    assert below.lr[-1] < 0.02 < 0.1 < test.suggestion.lr < 1 < curve.lr[-1]
+    assert 150 < test.steps == len(lrs) <= 300
+    assert lines(caplog)[0] == (
+        "LR range test: the loss still falls at the end of the sweep, so another one goes higher,"
+        " at most 300 steps instead of 150"
+    )
 
 
 class Drowned(Watched):
