@@ -71,7 +71,7 @@ SMALL = {  # file: row
     "small_stepwise_found": "stepwise, found",
 }
 SHAKESPEARE = {  # file: row
-    "usual": "3e-4, warm-up and cosine",
+    "usual": "usual peak, warm-up and cosine",
     "found_cosine": "found peak, warm-up and cosine",
     "found_one_cycle": "found peak, one cycle",
 }
