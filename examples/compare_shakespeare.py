@@ -30,7 +30,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib.figure import Figure
 from measured import add_run
-from shakespeare import ShakespeareCLI
+from shakespeare import GPT, Shakespeare, ShakespeareCLI
 from shakespeare import main as train
 
 USUAL, FOUND_COSINE, FOUND_ONE_CYCLE = "usual, cosine", "found, cosine", "found, one cycle"
@@ -101,6 +101,8 @@ def fit(words: Sequence[str], lr: float, steps: int, found: Search | None) -> Ru
 def describe(cli: ShakespeareCLI) -> dict[str, Any]:
     """Return what there is to know of a run's net and batches."""
     net, data, trainer = cli.model, cli.datamodule, cli.trainer
+    assert isinstance(net, GPT)
+    assert isinstance(data, Shakespeare)
     return {
         "layers": len(net.layers),
         "width": net.head.in_features,
