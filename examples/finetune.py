@@ -73,8 +73,9 @@ class FineTuned(pl.LightningModule):
 
     def __init__(self, pretrained: ConvNet, head_epochs: int, lr: float = 0.01) -> None:
         super().__init__()
-        self.backbone, old_head = pretrained.net[:-1], pretrained.net[-1]
-        self.head = nn.Linear(old_head.in_features, 5)
+        old_head = pretrained.net[-1]
+        assert isinstance(old_head, nn.Linear)
+        self.backbone, self.head = pretrained.net[:-1], nn.Linear(old_head.in_features, 5)
         self.head_epochs, self.lr = head_epochs, lr
         self.accuracy = MulticlassAccuracy(num_classes=5, average="micro")
         self.lrs: list[list[float]] = []  # of each step: one for each parameter group

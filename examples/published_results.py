@@ -385,7 +385,8 @@ def shakespeare_section() -> Iterator[str]:
             f" {about['weight_decay']:g} on the matrices, {about['precision']}. The steps of the search count: a run"
             " with a found peak trains for as many steps less. The second row has the schedule of the first and the"
             " peak of the third: it shows what the peak does, and the third what the cycle adds, which also ends near 0"
-            " and not at a tenth of its peak. 3e-4 is known from larger nets and longer runs; `--usual-lr` sets another.\n"
+            " and not at a tenth of its peak. 3e-4 is known from larger nets and longer runs; `--usual-lr` sets"
+            " another.\n"
         )
     yield shakespeare_table()
     yield from picture("shakespeare/compare.png", "Validation loss and learning rate of the character GPT")

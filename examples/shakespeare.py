@@ -116,6 +116,7 @@ class GPT(pl.LightningModule):
         for weight in self.parameters():
             if weight.dim() > 1:
                 nn.init.normal_(weight, std=0.02)  # as in GPT-2
+        self.mask: Tensor
         self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(block), persistent=False)
 
     def forward(self, characters: Tensor) -> Tensor:

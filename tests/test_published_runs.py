@@ -267,7 +267,14 @@ def test_the_page_shows_fine_tuning_and_the_transformer_as_they_were_stored(
     files = tmp_path / "runs" / "finetune"
     add_run(files / "finetune.json", about, {"seed": 0, **run, "refused": False, "why": "steep"})
     add_run(files / "finetune.json", about, {"seed": 1, **run, "refused": True, "why": "too noisy"})
-    net = {"layers": 2, "width": 96, "parameters": 242_000, "block": 64, "batch_size": 8, "accumulated": 2}
+    net: dict[str, Any] = {
+        "layers": 2,
+        "width": 96,
+        "parameters": 242_000,
+        "block": 64,
+        "batch_size": 8,
+        "accumulated": 2,
+    }
     net |= {"steps": 800, "precision": "bf16-mixed", "weight_decay": 0.1}
     numbers = {"seed": 0, "lr": 0.008, "searched": 150, "val_loss": 1.964}
     add_run(tmp_path / "runs" / "shakespeare" / "found_one_cycle.json", net, numbers)
