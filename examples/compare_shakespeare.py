@@ -78,8 +78,8 @@ def search(common: Sequence[str]) -> Search:
     result = train(["tune", *common, "--weight_decay_probe=false"]).tune_result
     if result is None or result.max_lr is None or result.directory is None:
         raise SystemExit(f"No learning rate found: {result and result.reasons}.")
-    told = json.loads((Path(result.directory) / "result.json").read_text())
-    steps = int(told["lr_range_test"]["steps"])
+    saved = json.loads((Path(result.directory) / "result.json").read_text())
+    steps = int(saved["lr_range_test"]["steps"])
     return Search(Path(result.directory) / "tuned.yaml", result.max_lr, steps, time.perf_counter() - start)
 
 
