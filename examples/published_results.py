@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parent
 RESULTS = EXAMPLES / "results"
 PAGE, README = EXAMPLES.parent / "docs" / "published_results.md", EXAMPLES / "README.md"
 START, END = "<!-- results -->", "<!-- /results -->"
-FOLDERS = ("cifar10", "rock_paper_scissors", "schedules")
+FOLDERS = ("cifar10", "rock_paper_scissors", "schedules", "finetune", "shakespeare")
 KEPT = [f"{folder}/*.{ending}" for folder in FOLDERS for ending in ("json", "png")] + ["schedules/*/*.png"]
 Result = Mapping[str, Any]
 
@@ -69,6 +69,11 @@ SMALL = {  # file: row
     "small_one_cycle_found": "one cycle, found peak",
     "small_constant_found": "constant, found",
     "small_stepwise_found": "stepwise, found",
+}
+SHAKESPEARE = {  # file: row
+    "usual": "usual peak, warm-up and cosine",
+    "found_cosine": "found peak, warm-up and cosine",
+    "found_one_cycle": "found peak, one cycle",
 }
 
 
@@ -181,6 +186,33 @@ def small_table() -> str:
     return table(["schedule", "largest lr", "test accuracy", "test loss", "n and hardware"], rows)
 
 
+def finetune_table(result: Result) -> str:
+    """Return the table of fine-tuning, one row a seed."""
+    rows = []
+    for run in result["runs"]:
+        peaks = f"{run['peak_frozen']:.2g}, then {run['peak_unfrozen']:.2g}"
+        ratio = f"{run['least_ratio']:.4f} to {run['largest_ratio']:.4f}"
+        begins = [str(run[name]) for name in ("unfrozen_at", "cycle_begins_at")]
+        accuracy = f"{run['accuracy_frozen']:.1%}, then {run['accuracy']:.1%}".replace("%", " %")
+        rows.append([str(run["seed"]), peaks, ratio, *begins, accuracy])
+    head = ["seed", "peak of the head", "head / backbone, all steps", "unfrozen at step", "second cycle begins at step"]
+    return table([*head, "validation accuracy"], rows)
+
+
+def shakespeare_table() -> str:
+    """Return the table of the character GPT."""
+    rows = []
+    for file, name in SHAKESPEARE.items():
+        result = read(f"shakespeare/{file}")
+        if result is None:
+            rows.append([name, "-", "-", "not measured", "-"])
+            continue
+        searched = ", ".join(dict.fromkeys(str(run["searched"]) for run in result["runs"]))
+        loss = with_spread(result["val_loss"], ".3f")
+        rows.append([name, with_spread(result["lr"], ".2g"), searched, loss, machine(result)])
+    return table(["character GPT", "peak lr", "steps of the search", "validation loss", "n and hardware"], rows)
+
+
 def schedules_table(result: Result) -> str:
     """Return the ranking on one task."""
     rows = []
@@ -232,6 +264,8 @@ python examples/cifar10/range_test.py
 python examples/cifar10/compare.py
 python examples/rock_paper_scissors.py
 python examples/compare_schedules.py
+python examples/finetune.py
+python examples/compare_shakespeare.py
 ```
 """
 ON_A_GPU = """\
@@ -271,6 +305,9 @@ def page() -> str:
         *rock_paper_scissors_section(),
         "## Twelve schedules\n",
         *schedules_section(),
+        "## Fine-tuning, and a transformer\n",
+        *finetune_section(),
+        *shakespeare_section(),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -312,6 +349,47 @@ def schedules_section() -> Iterator[str]:
         yield from picture(f"schedules/{name}/schedules.png", f"Learning rates of the schedules on {name}")
         yield from picture(f"schedules/{name}/losses.png", f"Validation loss over the steps on {name}")
     yield from picture("schedules/presets.png", "Learning rate and momentum of the presets of OneCyclePolicy")
+
+
+def finetune_section() -> Iterator[str]:
+    """Yield the parts about fine-tuning."""
+    result = read("finetune/finetune")
+    if result is None:
+        yield "`python examples/finetune.py`: not measured.\n"
+        return
+    about = result["about"]
+    yield (
+        "`python examples/finetune.py`: a small net that knows the digits 0 to 4 learns 5 to 9. For"
+        f" {about['head_epochs']} of {about['epochs']} epochs only a new head trains, in one cycle; then"
+        " `BackboneFinetuning` adds the backbone with a tenth of the head's learning rate, the range test runs again,"
+        f" and a second cycle begins. {machine(result)}.\n"
+    )
+    yield finetune_table(result)
+    refused = [f"seed {run['seed']}: {run['why']}" for run in result["runs"] if run["refused"]]
+    if refused:
+        yield f"Where the second test suggested nothing, the second cycle has the first peak ({'; '.join(refused)}).\n"
+    yield from picture(
+        "finetune/finetune.png", "Learning rates of head and backbone, and validation accuracy of fine-tuning"
+    )
+
+
+def shakespeare_section() -> Iterator[str]:
+    """Yield the parts about the character GPT."""
+    result = read("shakespeare/found_one_cycle")
+    if result is not None:
+        about = result["about"]
+        yield (
+            f"`python examples/compare_shakespeare.py`: {about['layers']} layers of width {about['width']},"
+            f" {about['parameters']:,} parameters, {about['steps']} optimizer steps of {about['accumulated']} x"
+            f" {about['batch_size']} windows of {about['block']} characters, AdamW with weight decay"
+            f" {about['weight_decay']:g} on the matrices, {about['precision']}. The steps of the search count: a run"
+            " with a found peak trains for as many steps less. The second row has the schedule of the first and the"
+            " peak of the third: it shows what the peak does, and the third what the cycle adds, which also ends near 0"
+            " and not at a tenth of its peak. 3e-4 is known from larger nets and longer runs; `--usual-lr` sets"
+            " another.\n"
+        )
+    yield shakespeare_table()
+    yield from picture("shakespeare/compare.png", "Validation loss and learning rate of the character GPT")
 
 
 def readme_block() -> str:

@@ -249,3 +249,40 @@ def test_the_page_and_the_readme_show_what_the_json_files_hold() -> None:
     readme = names["README"].read_text()
     assert readme == names["with_block"](readme)
     assert names["START"] in readme
+
+
+def test_the_page_shows_fine_tuning_and_the_transformer_as_they_were_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = runpy.run_path(str(EXAMPLES / "published_results.py"))
+    within = names["page"].__globals__  # of the functions
+    monkeypatch.setitem(within, "RESULTS", tmp_path / "results")
+    assert "`python examples/finetune.py`: not measured." in names["page"]()
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from measured import add_run
+
+    run = {"peak_frozen": 0.02, "peak_unfrozen": 0.03, "least_ratio": 10.0, "largest_ratio": 10.0}
+    run |= {"accuracy_frozen": 0.95, "accuracy": 0.985, "unfrozen_at": 92, "cycle_begins_at": 92}
+    about = {"head_epochs": 4, "epochs": 12}
+    files = tmp_path / "runs" / "finetune"
+    add_run(files / "finetune.json", about, {"seed": 0, **run, "refused": False, "why": "steep"})
+    add_run(files / "finetune.json", about, {"seed": 1, **run, "refused": True, "why": "too noisy"})
+    net: dict[str, Any] = {
+        "layers": 2,
+        "width": 96,
+        "parameters": 242_000,
+        "block": 64,
+        "batch_size": 8,
+        "accumulated": 2,
+    }
+    net |= {"steps": 800, "precision": "bf16-mixed", "weight_decay": 0.1}
+    numbers = {"seed": 0, "lr": 0.008, "searched": 150, "val_loss": 1.964}
+    add_run(tmp_path / "runs" / "shakespeare" / "found_one_cycle.json", net, numbers)
+    assert len(names["store"](tmp_path / "runs")) == 2
+    page = names["page"]()
+    row = "| 1 | 0.02, then 0.03 | 10.0000 to 10.0000 | 92 | 92 | 95.0 %, then 98.5 % |"
+    assert row in page
+    assert "the second cycle has the first peak (seed 1: too noisy)" in page
+    assert "2 layers of width 96, 242,000 parameters, 800 optimizer steps of 2 x 8 windows of 64" in page
+    assert "| found peak, one cycle | 0.008 | 150 | 1.964 | n = 1; " in page
+    assert "| usual peak, warm-up and cosine | - | - | not measured | - |" in page
