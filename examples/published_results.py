@@ -124,7 +124,7 @@ def versions(results: Sequence[Result]) -> str:
     found = {name: set[str]() for name in ("python", "torch", "torchvision", "lightning")}
     for run in (run for result in results for run in result.get("runs", [result])):
         for name, them in found.items():
-            them.add(run["versions"][name])
+            them.update({run["versions"][name]} if name in run["versions"] else ())
     return ", ".join(f"{name} {' and '.join(sorted(them))}" for name, them in found.items())
 
 
