@@ -136,11 +136,13 @@ def cifar10_table() -> str:
         command = f"`train.py fit -c configs/{config}.yaml{row.words}`"
         result = read(f"cifar10/{row.file}")
         if result is None:
-            rows.append([row.what, row.theirs, "not measured", "needs a GPU", command])
+            rows.append([row.what, row.theirs, "not measured", "a GPU for minutes", command])
             continue
         about = result["about"]
         accuracy = f"{percent(result[row.metric], 2)} in {about['iterations']:,} iterations"
         ours = f"{accuracy}, {with_spread(result['seconds'], '.0f')} s, {about['precision']}, {about['copy']} copy"
+        remarks = sorted({run["remark"] for run in result["runs"] if "remark" in run})
+        ours = "; ".join([ours, *remarks])
         rows.append([row.what, row.theirs, ours, machine(result), command])
     return table(["ResNet-56 on CIFAR-10", "theirs", "ours", "n and hardware", "command"], rows)
 
@@ -273,7 +275,8 @@ The scripts of the first table lie in `examples/cifar10`. Each row has its file 
 `tuned.yaml` that `tune` names in its last line. On a GPU add `--trainer.precision=bf16-mixed
 --model.channels_last=true --model.compile=true`, and `--ckpt_path=last` to continue a run that was cut off. For
 several seeds, repeat with `--seed_everything=1`. The images are downloaded; `--data.root=FOLDER` names a copy.
-Where no GPU was available, a row reads "not measured"; its command was tried at a small size (`--model.depth=8`).
+A row reads "not measured" where the GPU was not there for long enough; its command was tried at a small size
+(`--model.depth=8`).
 """
 
 
