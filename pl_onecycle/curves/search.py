@@ -16,6 +16,7 @@ from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_u
 from pl_onecycle.curves.refusals import Refusal
 from pl_onecycle.curves.suggestion import find_fault, noise_hides_fall
 from pl_onecycle.curves.thresholds import (
+    BANDWIDTH,
     BELOW_FALL,
     BELOW_RISE,
     BEYOND,
@@ -99,8 +100,8 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
 def higher_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
     """Return another dense sweep if the last one has ended where its loss still fell, or None.
 
-    That is, it ends in its trough, which is less than a decade wide. The next one begins two decades below that
-    trough, with all that is left of the larger budget.
+    That is, it ends in its trough, or a tenth of a decade above it, and the trough is less than a decade wide. The next
+    one begins two decades below that trough, with all that is left of the larger budget.
 
     Args:
         curves: Curves of all sweeps so far; the last one is dense.
@@ -114,7 +115,8 @@ def higher_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | None:
     if last.outcome != "completed" or find_fault(last) is not None or noise_hides_fall(last):
         return None
     trough = find_trough(last)
-    if any(curve.control for curve in curves) or trough.ends[1] < last.lr[-1] or trough.right - trough.left >= NARROW:
+    is_open = trough.right >= math.log10(last.lr[-1]) - BANDWIDTH and trough.right - trough.left < NARROW
+    if not is_open or any(curve.control for curve in curves):
         return None
     steps = LARGER_BUDGET - sum(len(curve) + 1 for curve in curves) - 1
     low = trough.ends[0] / 10**BELOW_FALL
