@@ -147,20 +147,36 @@ def cifar10_table() -> str:
     return table(["ResNet-56 on CIFAR-10", "theirs", "ours", "n and hardware", "command"], rows)
 
 
-def range_test_table() -> str:
-    """Return the table of the range test."""
-    result = read("cifar10/range_test")
-    row = ["range test of ResNet-56, batch 512", "usable up to about 1; peak 0.8"]
-    command = "`range_test.py`"
-    if result is None:
-        return table(["", "theirs", "ours", "n and hardware", "command"], [[*row, "not measured", "-", command]])
-    run = result["runs"][0]
-    ours = run["why"]
-    if "max_lr" in run:
-        trough = f"trough from {run['trough_low']:.2g} to {run['trough_high']:.2g}"
-        ours = f"peak {run['max_lr']:.2g} ({run['interval_low']:.2g} to {run['interval_high']:.2g}), {trough}"
-    ours += f", {run['steps']} steps, {run['seconds']:.0f} s, {result['about']['copy']} copy"
-    return table(["", "theirs", "ours", "n and hardware", "command"], [[*row, ours, machine(result), command]])
+def searches_table() -> str:
+    """Return the table of what the plugin finds for ResNet-56."""
+    rows = []
+    test, tune = read("cifar10/range_test"), read("cifar10/tune")
+    what = ["range test, batch 512", "usable up to about 1; peak 0.8"]
+    if test is None:
+        rows.append([*what, "not measured", "-", "`range_test.py`"])
+    else:
+        run = test["runs"][0]
+        ours = run["why"]
+        if "max_lr" in run:
+            trough = f"trough from {run['trough_low']:.2g} to {run['trough_high']:.2g}"
+            ours = f"peak {run['max_lr']:.2g} ({run['interval_low']:.2g} to {run['interval_high']:.2g}), {trough}"
+        rows.append([*what, f"{ours}, {cost_of(test)}", machine(test), "`range_test.py`"])
+    what, command = ["test in 1,000 steps with cycles, and decay", "-"], "`train.py tune -c configs/tune.yaml`"
+    if tune is None:
+        rows.append([*what, "not measured", "a GPU for minutes", command])
+    else:
+        run = tune["runs"][0]
+        found = [
+            f"{name} {run[key]:.2g}" for name, key in (("peak", "max_lr"), ("decay", "weight_decay")) if key in run
+        ]
+        rows.append([*what, f"{', '.join(found) or 'nothing'}, {cost_of(tune)}", machine(tune), command])
+    return table(["ResNet-56 on CIFAR-10", "theirs", "ours", "n and hardware", "command"], rows)
+
+
+def cost_of(search: Result) -> str:
+    """Return the cost of a search, and on which copy of the images it ran."""
+    run = search["runs"][0]
+    return f"{run['steps']:,} steps, {run['seconds']:.0f} s, {search['about']['copy']} copy"
 
 
 def rock_paper_scissors_table() -> str:
@@ -294,7 +310,7 @@ def page() -> str:
         "## ResNet-56 on CIFAR-10\n",
         ON_A_GPU,
         cifar10_table(),
-        range_test_table(),
+        searches_table(),
         *picture(
             "cifar10/range_test.png", "The range test of ResNet-56 with our suggestion, and the article's reading"
         ),
@@ -397,7 +413,7 @@ def shakespeare_section() -> Iterator[str]:
 
 def readme_block() -> str:
     """Return what stands in ``examples/README.md`` between the two markers."""
-    return "\n".join([START, cifar10_table(), range_test_table(), rock_paper_scissors_table(), small_table() + END])
+    return "\n".join([START, cifar10_table(), searches_table(), rock_paper_scissors_table(), small_table() + END])
 
 
 def with_block(readme: str) -> str:

@@ -98,7 +98,12 @@ def test_a_run_takes_all_its_values_from_what_tune_has_found(
         pack_images(tmp_path, part, 96)
     out = tmp_path / "out"
     small = [*SMALL, "--data.train_images=96", f"--data.root={tmp_path}", f"--result.folder={out}"]
-    search = ["--lr_range_test.num_steps=40", "--weight_decay_probe.num_steps=10", "--data.held_out=32"]
+    search = [
+        "--lr_range_test.num_steps=40",
+        "--lr_range_test.verify=false",
+        "--weight_decay_probe.num_steps=10",
+        "--data.held_out=32",
+    ]
     train.main(["tune", "-c", str(CONFIGS / "tune.yaml"), *small, "--data.batch_size=16", *search])
     (named,) = re.findall(r"^Tuned values: (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
     tuned = yaml.safe_load(Path(named).read_text())["one_cycle"]
@@ -108,6 +113,8 @@ def test_a_run_takes_all_its_values_from_what_tune_has_found(
     assert result["about"]["iterations"] == 2 * 3
     assert result["largest_lr"]["mean"] == pytest.approx(tuned["max_lr"])
     assert result["weight_decay"]["mean"] == tuned["weight_decay"]
+    search = json.loads((out / "tune.json").read_text())["runs"][0]
+    assert (search["max_lr"], search["weight_decay"]) == (tuned["max_lr"], tuned["weight_decay"])
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ On a GPU add ``--trainer.precision=bf16-mixed --model.channels_last=true --model
 Each run adds its result to a JSON file in ``demo_runs``.
 """
 
+import json
 import sys
 import time
 import warnings
@@ -81,6 +82,15 @@ class SavesResult(pl.Callback):
         self.seconds, self.largest_lr = state_dict["seconds"], state_dict["largest_lr"]
 
 
+def found_by_tune(directory: Path) -> dict[str, Any]:
+    """Return what a ``tune`` has found, and its cost in optimizer steps and seconds, off its ``result.json``."""
+    result = json.loads((directory / "result.json").read_text())
+    sweeps, probe = result["lr_range_test"], result["weight_decay_probe"]
+    steps = sweeps["steps"] + sum(len(curve["loss"]) for curve in probe["curves"].values())
+    found = {name: value for name, value in result["config"]["one_cycle"].items() if name != "tuned_for"}
+    return {**found, "steps": steps, "seconds": sweeps["seconds"] + probe["seconds"], "why": result["reasons"]}
+
+
 def checkpoint_folder(folder: str, name: str, seed: int) -> str:
     """Return where the checkpoints of a run lie, the same whenever it is started again."""
     return f"{folder}/checkpoints/{name}_seed{seed}"
@@ -99,6 +109,20 @@ class Cifar10CLI(OneCycleCLI):
         )
         places = ("result.folder", "result.name", "seed_everything")
         parser.link_arguments(places, "checkpoint.dirpath", compute_fn=checkpoint_folder)
+
+    def after_tune(self) -> None:
+        """Add what was found to a JSON file next to those of the runs."""
+        assert self.tune_result is not None
+        assert isinstance(self.model, ResNet)
+        assert isinstance(self.datamodule, Cifar10)
+        if self.tune_result.directory is None:
+            return
+        callbacks: list[pl.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]  # set by a connector
+        [saver] = (it for it in callbacks if isinstance(it, SavesResult))
+        about = {"net": f"ResNet-{self.model.depth}", "batch_size": self.datamodule.batch_size}
+        about |= {"copy": self.datamodule.copy, "train_images": self.datamodule.train_images - self.datamodule.held_out}
+        run = {"seed": saver.seed, **found_by_tune(Path(self.tune_result.directory))}
+        add_run(Path(saver.folder) / "tune.json", about, run)
 
 
 def main(args: Sequence[str] | None = None) -> Cifar10CLI:
