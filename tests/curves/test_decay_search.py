@@ -145,6 +145,13 @@ def test_an_own_that_diverges_gives_way_to_what_does_not() -> None:
     assert 0 < value_of(answer) <= 0.5
 
 
+def test_an_own_that_diverges_is_not_compared_by_validation() -> None:
+    _, answer = searched(1.0, lambda decay: math.inf if decay > 0.5 else 0.0, lambda decay: 0.1 if decay == 0 else 0.0)
+    value = value_of(answer)
+    assert 0 < value <= 0.5
+    assert reason_of(answer) == f"1 diverges, and validation cannot tell {value:g} from the best of the others"
+
+
 @pytest.mark.parametrize(
     ("own", "tried", "who"), [(0.0, [0.0], "the only candidate has"), (1e-3, [1e-3, 0.0], "all 2 candidates have")]
 )
