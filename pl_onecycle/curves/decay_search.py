@@ -128,7 +128,9 @@ class DecaySearch:
     def _reason(self, harms: "_Harms", value: float, is_better: bool) -> str:
         edge = "" if harms.edge is None else f"{harms.edge:g} {harms.how(harms.edge)}"
         if is_better and self.own not in harms.levels:
-            return f"{self.own:g} {harms.how(self.own)}, and validation cannot tell {value:g} from the best of the others"
+            return (
+                f"{self.own:g} {harms.how(self.own)}, and validation cannot tell {value:g} from the best of the others"
+            )
         if is_better:
             ends = f"validation loss ends clearly lower with {value:g} than with {self.own:g}"
             return f"{ends}, and {edge}" if edge else ends
