@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from pl_onecycle.checks import expect, expect_number, expect_one_of
-from pl_onecycle.curves.noise import Array, median_of_three, noise_of, rebound_unit, start_level
+from pl_onecycle.curves.noise import Array, median, median_of_three, noise_of, rebound_unit, start_level
 from pl_onecycle.curves.thresholds import BANDWIDTH, START_POINTS
 from pl_onecycle.pictures import SweepPicture, card, draw
 from pl_onecycle.sentences import counted
@@ -89,7 +89,8 @@ class LossCurve:
         """The losses before the first one that is NaN or infinite, less their control if there is one, shape (n,)."""
         loss = np.asarray(self.loss, dtype=np.float64)
         if self.control:
-            loss = loss - self.control + self._level
+            with np.errstate(invalid="ignore", over="ignore"):  # what comes of it is cut off below
+                loss = loss - self.control + self._level
         bad = np.flatnonzero(~np.isfinite(loss))
         return loss[: bad[0]] if len(bad) else loss
 
@@ -105,7 +106,8 @@ class LossCurve:
 
     @property
     def _level(self) -> float:
-        return float(np.median(self.control))
+        control = np.asarray(self.control)
+        return median(control[np.isfinite(control)])  # a batch may hold a value that is not finite
 
     def monitored(self) -> "LossCurve":
         """Return the curve of the monitored values, each at the lr of the step before it, instead of the training loss.

@@ -127,6 +127,10 @@ class DecaySearch:
 
     def _reason(self, harms: "_Harms", value: float, is_better: bool) -> str:
         edge = "" if harms.edge is None else f"{harms.edge:g} {harms.how(harms.edge)}"
+        if is_better and self.own not in harms.levels:
+            return (
+                f"{self.own:g} {harms.how(self.own)}, and validation cannot tell {value:g} from the best of the others"
+            )
         if is_better:
             ends = f"validation loss ends clearly lower with {value:g} than with {self.own:g}"
             return f"{ends}, and {edge}" if edge else ends
@@ -141,13 +145,15 @@ class _Harms:
     """What each candidate costs, in shares of the fall of the smallest one that ran to its end.
 
     Attributes:
-        levels: By decay, how much higher the training loss ends, of those that ran to their end.
+        levels: By decay, how much higher the training loss ends, of those that ran to their end; if the validation
+            loss of some of these is finite throughout, of those only.
         edge: The smallest candidate that hurts, or None.
     """
 
     def __init__(self, curves: Mapping[float, LossCurve], epochs: float) -> None:
         self._curves = curves
-        self._usable = {value: curves[value] for value in sorted(curves) if is_comparable(curves[value])}
+        whole = {value: curves[value] for value in sorted(curves) if is_comparable(curves[value])}
+        self._usable = {value: curve for value, curve in whole.items() if is_validated(curve)} or whole
         self.is_comparable = bool(self._usable)
         self.levels, self._train_noise = self._measure("training loss")
         is_judged = bool(self._usable) and all(map(is_validated, self._usable.values()))
@@ -250,6 +256,8 @@ class _Harms:
 
     def how(self, value: float) -> str:
         """Return in words how a candidate hurts."""
+        if value not in self.levels and is_comparable(self._curves[value]):
+            return "has no finite validation loss"
         if value not in self.levels:
             return {"dropped": "falls behind", "diverged": "diverges"}.get(self._curves[value].outcome, "ends early")
         if self.costs_validation(value):

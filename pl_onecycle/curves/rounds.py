@@ -59,9 +59,11 @@ def rounds(curves: Mapping[float, LossCurve]) -> list[Round] | Refusal:
     left = {value: curve for value, curve in curves.items() if curve.outcome in ("completed", "stopped")}
     left = {value: curve for value, curve in left.items() if len(curve.finite_loss) == len(curve)}
     if not left:
-        return Refusal(
-            f"all {len(curves)} candidates have {' or '.join(sorted({it.outcome for it in curves.values()}))}"
-        )
+        outcomes = sorted({it.outcome for it in curves.values()})
+        if "overridden" in outcomes:
+            return Refusal("the module sets the learning rate of its steps itself, so candidates cannot be compared")
+        who = "the only candidate has" if len(curves) == 1 else f"all {len(curves)} candidates have"
+        return Refusal(f"{who} {' or '.join(outcomes)}")
     left = {value: curve for value, curve in left.items() if len(curve) >= MIN_POINTS}
     if not left:
         return Refusal(f"the candidates ended after fewer than {MIN_POINTS} steps")

@@ -101,8 +101,8 @@ def _points(result: Result) -> list[str]:
         rows_of = [(k, lr, loss, validated.get(k, "")) for k, (lr, loss) in enumerate(points, start=1)]
         caption = f"{name} ({curve.outcome})"
         tables.append(table(caption, ("steps done", "lr", "training loss", "validation loss"), rows_of))
-    if result.content.get("tries"):
-        tries = [(size, failure or "fits") for size, failure in result.content["tries"].items()]
+    if result.tries:
+        tries = [(size, failure or "fits") for size, failure in result.tries.items()]
         tables.append(table("Batch sizes tried", ("batch size", "result"), tries))
     return tables
 

@@ -45,15 +45,13 @@ class Result:
     @property
     def before(self) -> float | None:
         """The value before the search."""
-        before: float | None = self.content.get("before")
-        return before
+        return _number(self.content, "before")
 
     @property
     def value(self) -> float | None:
         """The value that was found, or None."""
         found = self.content.get("suggestion") or {}
-        value: float | None = found.get("lr", found.get("value"))
-        return value
+        return _number(found, "lr" if "lr" in found else "value")
 
     @property
     def reason(self) -> str:
@@ -127,7 +125,9 @@ class Result:
     def suggestion(self) -> Suggestion | None:
         """The suggestion of a range test."""
         found = self.content.get("suggestion")
-        return Suggestion(**found) if found and "lr" in found else None
+        if not found or found.get("lr") is None:
+            return None
+        return Suggestion(**{**found, **{name: _number(found, name) for name in ("lr", "low", "high")}})
 
     @property
     def trough(self) -> tuple[float, float] | None:
@@ -142,15 +142,31 @@ class Result:
         """Optimizer steps of the search."""
         if "steps" in self.content:
             return int(self.content["steps"])
-        if self.content.get("tries"):
-            return len(self.content["tries"]) * int(self.settings.get("num_steps", 0))
+        if self.tries:
+            return len(self.tries) * int(self.settings.get("num_steps", 0))
         return sum(map(len, self.candidates.values())) if self.candidates else None
 
     @property
     def seconds(self) -> float | None:
         """Wall time of the search."""
-        seconds: float | None = self.content.get("seconds")
-        return seconds
+        return _number(self.content, "seconds")
+
+    @property
+    def tries(self) -> dict[str, str | None]:
+        """The batch sizes that were tried, and how each has failed, or None."""
+        return dict(self.content.get("tries") or {})
+
+
+def _number(content: Mapping[str, Any], name: str) -> float | None:
+    """Return an entry of a file.
+
+    Raises:
+        TypeError: It is not a number.
+    """
+    value: float | None = content.get(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+        raise TypeError(name)
+    return value
 
 
 def _curve(saved: Mapping[str, Any]) -> LossCurve:
@@ -207,10 +223,12 @@ def read_results(path: str) -> list[Result]:
 def _read(file: str) -> list[Result]:
     try:
         with open(file, encoding="utf-8") as handle:
-            found = results_in(json.load(handle), os.path.dirname(file))
-        for result in found:  # a curve of other lengths is another's file
+            # Other writers than ours have NaN, for which there is no number in a page either.
+            found = results_in(json.load(handle, parse_constant=lambda name: None), os.path.dirname(file))
+        for result in found:  # a curve of other lengths, or a value that is no number, is another's file
             _ = result.trough, result.coarse, result.cycles, result.rounds, result.chosen
-    except (ValueError, TypeError, AttributeError, IndexError, OSError):
+            _ = result.before, result.value, result.suggestion, result.steps, result.seconds, result.tries
+    except (ValueError, TypeError, AttributeError, IndexError, OSError, RecursionError):
         return []
     return found
 

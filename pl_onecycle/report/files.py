@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from pl_onecycle._lightning import DISTRIBUTION
 from pl_onecycle.checks import plain
@@ -56,9 +57,8 @@ def write_folder(
     contents["result.json"] = _json_text(facts).encode()
     contents |= {file: _csv_text(rows).encode() for file, rows in tables.items()}
     files, base = fsspec.core.url_to_fs(root)
-    new = _new_name(files, base, name)
+    new = _claimed(files, base, name)
     folder = f"{base.rstrip('/')}/{new}"
-    files.makedirs(folder)
     for file, content in contents.items():
         with files.open(f"{folder}/{file}", "wb") as handle:
             handle.write(content)
@@ -91,23 +91,41 @@ def write_page(root: str, page: str, path: str | None = None) -> str:
         OSError: It cannot be written.
     """
     files, base = fsspec.core.url_to_fs(root)
-    if path is None:
-        path = f"{root.rstrip('/')}/{_new_name(files, base, 'report', '.html')}"
     files.makedirs(base, exist_ok=True)
+    if path is None:
+        path = f"{root.rstrip('/')}/{_claimed(files, base, 'report', '.html')}"
     _write_whole(path, page.encode())
     return path
 
 
-def _new_name(files: Any, base: str, stem: str, ending: str = "") -> str:
-    """Return the first of ``stem``, ``stem_1`` and so on, each with its ending, that does not exist below ``base``."""
+def _claimed(files: Any, base: str, stem: str, ending: str = "") -> str:
+    """Return the first of ``stem``, ``stem_1`` and so on, each with its ending, that does not exist below ``base``.
+
+    What has that name then exists, so that another process takes the next one: a directory, or with an ending, on a
+    local disk, an empty file.
+    """
     names = itertools.chain([stem], (f"{stem}_{i}" for i in itertools.count(1)))
-    return next(f"{name}{ending}" for name in names if not files.exists(f"{base.rstrip('/')}/{name}{ending}"))
+    for path, name in ((f"{base.rstrip('/')}/{name}{ending}", f"{name}{ending}") for name in names):
+        if files.exists(path):
+            continue
+        try:
+            if not ending:
+                files.makedirs(path)
+            elif isinstance(files, LocalFileSystem):
+                files.open(path, "xb").close()
+        except FileExistsError:
+            if not files.exists(path):  # what is above it is a file
+                raise
+        else:
+            return name
+    raise AssertionError  # the names never end
 
 
 def _write_whole(where: str, content: bytes) -> None:
     files, path = fsspec.core.url_to_fs(where)
+    opened = files.open(path, "wb")  # where that fails, what has the name is left alone
     try:
-        with files.open(path, "wb") as handle:
+        with opened as handle:
             handle.write(content)
     except OSError:
         with suppress(OSError):  # half a picture or page is worse than none

@@ -225,7 +225,12 @@ def test_a_candidate_with_a_loss_that_is_not_finite_is_excluded() -> None:
 @pytest.mark.parametrize(
     ("outcomes", "reason"),
     [
+        (("diverged",), "the only candidate has diverged"),
         (("diverged", "diverged"), "all 2 candidates have diverged"),
+        (
+            ("overridden", "overridden"),
+            "the module sets the learning rate of its steps itself, so candidates cannot be compared",
+        ),
         (("diverged", "dropped", "diverged"), "all 3 candidates have diverged or dropped"),
     ],
 )

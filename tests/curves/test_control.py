@@ -58,6 +58,12 @@ def test_losses_end_where_they_are_not_finite_also_against_a_control() -> None:
     assert curve.finite_loss.tolist() == [3.0]
 
 
+@pytest.mark.parametrize("last", [math.nan, math.inf])
+def test_a_batch_that_is_not_finite_in_both_ends_the_views_and_hides_nothing_before_it(last: float) -> None:
+    curve = LossCurve([0.1, 0.2, 0.4], [3.0, 2.0, last], initial_loss=9.0, control=[5.0, 4.0, last])
+    assert (curve.finite_loss.tolist(), curve.before) == ([2.5, 2.5], 4.5)
+
+
 def test_a_control_of_another_length_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`control` to be as long as `lr` \(2\), or empty but got 1"):
         LossCurve([0.1, 0.2], [1.0, 2.0], control=[1.0])

@@ -145,9 +145,18 @@ def test_an_own_that_diverges_gives_way_to_what_does_not() -> None:
     assert 0 < value_of(answer) <= 0.5
 
 
-@pytest.mark.parametrize(("own", "tried"), [(0.0, [0.0]), (1e-3, [1e-3, 0.0])])
-def test_where_all_diverge_there_is_a_reason(own: float, tried: list[float]) -> None:
-    assert searched(own, lambda decay: math.inf) == (tried, Refusal(f"all {len(tried)} candidates have diverged"))
+def test_an_own_that_diverges_is_not_compared_by_validation() -> None:
+    _, answer = searched(1.0, lambda decay: math.inf if decay > 0.5 else 0.0, lambda decay: 0.1 if decay == 0 else 0.0)
+    value = value_of(answer)
+    assert 0 < value <= 0.5
+    assert reason_of(answer) == f"1 diverges, and validation cannot tell {value:g} from the best of the others"
+
+
+@pytest.mark.parametrize(
+    ("own", "tried", "who"), [(0.0, [0.0], "the only candidate has"), (1e-3, [1e-3, 0.0], "all 2 candidates have")]
+)
+def test_where_all_diverge_there_is_a_reason(own: float, tried: list[float], who: str) -> None:
+    assert searched(own, lambda decay: math.inf) == (tried, Refusal(f"{who} diverged"))
 
 
 # ---------------------------------------------------------------------------------------------- what validation says
@@ -186,6 +195,21 @@ def test_what_ends_visibly_higher_in_validation_by_chance_is_no_edge_and_never_c
     )
     assert tried == [0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0]
     assert value_of(answer) == 1e-3
+
+
+@pytest.mark.parametrize("where", [0, 4, -1])
+def test_where_validation_of_one_candidate_is_not_finite_it_is_an_edge_and_never_chosen(where: int) -> None:
+    search, curves = DecaySearch(0.0, 1e-4, 40 / 3), dict[float, LossCurve]()
+    while len(curves) < SEARCHED and (decay := search.next_decay(curves)) is not None:
+        curves[decay] = curve(0.0, 0.0)
+        if decay >= 1e-2:
+            loss = [*curves[decay].val_loss]
+            loss[where] = math.nan
+            curves[decay] = replace(curves[decay], val_loss=loss)
+    answer = search.choice(curves)
+    assert [*curves] == [0.0, 1e-4, 1e-3, 1e-2, 2.5e-3, 4.5e-3]
+    assert value_of(answer) == 4.5e-3
+    assert reason_of(answer).startswith("0.01 has no finite validation loss, and 0.0045 is the largest")
 
 
 def test_a_candidate_whose_noise_hides_what_it_costs_is_not_tried_twice() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pl_onecycle.curves import LossCurve, find_trough, suggest
-from pl_onecycle.page import NoResult, Result, RunPage, page_of_run, read_results, results_in
+from pl_onecycle.page import NoResult, Result, RunPage, page_of_run, page_of_runs, read_results, results_in
 from tests.page import made
 
 
@@ -94,13 +94,31 @@ def test_the_results_of_tune_are_several_in_one_file() -> None:
         b"[]",
         b"{}",
         b'{"settings": {}, "suggestion": {"lr": 1}, "curve": {"lr": [1], "loss": []}}',
+        b'{"settings": {}, "suggestion": null, "before": "low"}',
+        b'{"settings": {}, "suggestion": {"lr": 1, "method": "smith", "reason": "", "low": [1]}}',
+        b'{"settings": {}, "suggestion": null, "steps": null}',
+        b'{"settings": {}, "suggestion": null, "tries": [32, 64]}',
+        b"[" * 100_000,
     ],
-    ids=["empty", "half", "no text", "a list", "foreign", "a curve of two lengths"],
+    ids=[
+        *("empty", "half", "no text", "a list", "foreign", "a curve of two lengths", "a word for a value"),
+        *("a list for a limit", "no number of steps", "a list of sizes", "deep"),
+    ],
 )
 def test_another_file_is_named_in_a_sentence(content: bytes, tmp_path: Path) -> None:
     (file := tmp_path / "result.json").write_bytes(content)
     with pytest.raises(NoResult, match=f"^'{file}' is not a result.json of pl_onecycle.$"):
         read_results(str(file))
+
+
+def test_a_value_that_is_not_finite_in_a_file_of_another_writer_is_unknown(tmp_path: Path) -> None:
+    found = {"lr": math.nan, "method": "smith", "reason": "lowest at 0.1"}
+    (file := tmp_path / "result.json").write_text(
+        json.dumps({"settings": {}, "suggestion": found, "before": math.inf, "curve": {"lr": [0.1], "loss": [1.0]}})
+    )
+    [result] = read_results(str(file))
+    assert (result.value, result.suggestion, result.before) == (None, None, None)
+    assert "no suggestion" in page_of_runs({"run": [result]}, {})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from fsspec.implementations.local import LocalFileSystem
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -24,7 +25,7 @@ from matplotlib.image import imread
 from pl_onecycle.curves import LossCurve, suggest
 from pl_onecycle.pictures import SchedulePicture, SweepPicture, draw
 from pl_onecycle.pictures.colours import CHOICE, MOMENTUM, SMOOTH
-from pl_onecycle.report.files import curve_table, curves_table, write_folder, write_picture
+from pl_onecycle.report.files import curve_table, curves_table, write_folder, write_page, write_picture
 from tests.report.made import FOUND, NAME, PLANNED, curve, diverged, nothing_measured, parse_json
 
 
@@ -192,6 +193,41 @@ def test_a_file_of_the_same_name_is_not_overwritten_either(tmp_path: Path) -> No
     (tmp_path / NAME).write_text("mine")
     assert Path(write(tmp_path, curve())).name == f"{NAME}_1"
     assert (tmp_path / NAME).read_text() == "mine"
+
+
+def test_two_processes_that_write_at_once_take_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = LocalFileSystem.exists
+
+    def exists_a_moment_ago(files: Any, path: str, **more: Any) -> bool:
+        was_there = exists(files, path, **more)
+        if not was_there and Path(path).name == NAME:
+            Path(path).mkdir()
+        if not was_there and Path(path).name == "report.html":
+            Path(path).write_text("theirs")
+        return bool(was_there)
+
+    monkeypatch.setattr(LocalFileSystem, "exists", exists_a_moment_ago)
+    assert Path(write(tmp_path, curve())).name == f"{NAME}_1"
+    assert write_page(str(tmp_path), "ours") == str(tmp_path / "report_1.html")
+    assert (tmp_path / "report.html").read_text() == "theirs"
+    assert (tmp_path / "report_1.html").read_text() == "ours"
+
+
+def test_what_has_the_name_of_a_page_and_cannot_be_opened_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_page(str(tmp_path), "page", str(folder))
+    (file := tmp_path / "mine.html").write_text("mine")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError
+
+    monkeypatch.setattr(LocalFileSystem, "_open", refuse)
+    with pytest.raises(PermissionError):
+        write_page(str(tmp_path), "page", str(file))
+    assert (folder.is_dir(), file.read_text()) == (True, "mine")
 
 
 @pytest.fixture
