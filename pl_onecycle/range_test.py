@@ -122,7 +122,7 @@ class LRRangeTest(Finder[Suggestion]):
         curve: After a run, the `LossCurve` that the suggestion was read off.
         suggestion: After a run, its `Suggestion`, or None if there is none.
         answer: The same, or a `Refusal` that says why there is none.
-        coarse: The curves of the sweeps before the one that was read.
+        coarse: The curves of the other sweeps than the one that was read.
         cycles: The curves of the short cycles that verified the suggestion, by their lr.
         steps: Number of optimizer steps of the whole test.
 
@@ -302,9 +302,11 @@ class LRRangeTest(Finder[Suggestion]):
         policy = higher_sweep([*self.coarse, curve])
         if policy is None:
             return curve
-        self.coarse.append(curve)
         self._extend("the loss still falls at the end of the sweep, so another one goes higher")
-        return self._measure(run, policy, advance)
+        higher = self._measure(run, policy, advance)
+        is_refused = isinstance(read_curve(higher, self.method), Refusal)
+        self.coarse.append(higher if is_refused else curve)
+        return curve if is_refused else higher
 
     def _extend(self, why: str) -> None:
         """Use the larger budget, and log why."""

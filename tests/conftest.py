@@ -57,13 +57,15 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_lightning() -> Iterator[None]:
-    """Lightning's lines about devices stay out of the test log; what this package says is still captured."""
-    logger = logging.getLogger("lightning.pytorch.accelerators.cuda")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _same_log_levels() -> Iterator[None]:
+    """A test that silences a logger, as the examples do with Lightning's, silences it for itself alone."""
+    loggers = [it for it in logging.root.manager.loggerDict.values() if isinstance(it, logging.Logger)]
+    before = [(logger, logger.level) for logger in loggers]
+    logging.getLogger("lightning.pytorch.accelerators.cuda").setLevel(logging.ERROR)  # its lines about devices
     yield
-    logger.setLevel(level)
+    for logger, level in before:
+        if logger.level != level:  # to set one costs a walk through all of them
+            logger.setLevel(level)
 
 
 # What Lightning sets and leaves: by `seed_everything`, and by a strategy with a process group.

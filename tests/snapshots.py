@@ -223,7 +223,7 @@ def _files(folder: Path) -> dict[str, Any]:
         elif path.suffix == ".csv" and path.name != "metrics.csv":
             files[name] = [[_number(cell) for cell in row.split(",")] for row in path.read_text().splitlines()]
         elif path.suffix == ".yaml" and path.name != "hparams.yaml":
-            files[name] = path.read_text()
+            files[name] = [[_number(word) for word in line.split()] for line in path.read_text().splitlines()]
         elif path.suffix == ".png":
             files[name] = "a picture"
     return files

@@ -1,5 +1,6 @@
 """Which sweeps the range test runs, and what ends them."""
 
+import itertools
 import math
 from typing import Any
 
@@ -116,6 +117,25 @@ def test_a_loss_that_still_falls_at_the_end_of_the_dense_sweep_is_followed_highe
         "LR range test: the loss still falls at the end of the sweep, so another one goes higher,"
         " at most 300 steps instead of 150"
     )
+
+
+class Exhausted(Jumpy):
+    """Falls as `Jumpy` does in two sweeps, and no longer in the third one."""
+
+    def observed(self, batch: Any) -> Any:
+        restarts = sum(after < before for before, after in itertools.pairwise(self.lrs))
+        return super().observed(batch) if restarts < 2 else 5.0 + 0 * self.loss(batch)
+
+
+def test_the_sweep_below_is_read_where_the_higher_one_shows_nothing() -> None:
+    test = LRRangeTest(apply=False, report=False)
+    one_step(test, watched(Exhausted))
+    [_, higher], curve = test.coarse, test.curve
+    assert curve is not None
+    assert set(higher.loss) == {5.0}
+    assert curve.lr[-1] < 0.02 < 0.1 < higher.lr[-1]
+    assert test.suggestion == suggest(curve)
+    assert test.suggestion is not None
 
 
 class Drowned(Watched):
