@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 from measuring import installed, machine
-from recipe_methods import RECIPES, CyclingTask, Recipe, named
+from recipe_methods import RECIPES, Recipe, TimedTask, named
 from suggestion import HALVES, Problem, be_quiet, problems
 from suggestion_oracle import evaluate
 from suggestion_tasks import batches
@@ -49,7 +49,7 @@ Scores = dict[str, dict[str, dict[str, Any]]]  # length -> task -> recipe -> wha
 
 
 # ------------------------------------------------------------------------------------------ one run
-def train(task: CyclingTask, recipe: Recipe, found: Mapping[str, float], steps: int, seed: int) -> float:
+def train(task: TimedTask, recipe: Recipe, found: Mapping[str, float], steps: int, seed: int) -> float:
     """Return the score after training, NaN if it became not finite."""
     model = task.model(seed)
     training = recipe.build(task, model, found, steps)
@@ -70,7 +70,7 @@ def train(task: CyclingTask, recipe: Recipe, found: Mapping[str, float], steps: 
     set_mode["eval"]()
     if recipe.is_averaged:
         _calibrate(model, (x for x, _ in itertools.islice(order, CALIBRATION)))
-    return evaluate(task, model, x_val, y_val)  # type: ignore[arg-type]  # it asks for no more than a `CyclingTask` has
+    return evaluate(task, model, x_val, y_val)  # type: ignore[arg-type]  # it asks for no more than a `TimedTask` has
 
 
 _MODES = ("train", "eval")
@@ -106,7 +106,7 @@ def measure(folder: str | None, length: int, seeds: int, names: Sequence[str], n
     return measured
 
 
-def _run(task: CyclingTask, recipe: Recipe, budget: int, seed: int) -> dict[str, Any] | None:
+def _run(task: TimedTask, recipe: Recipe, budget: int, seed: int) -> dict[str, Any] | None:
     found, steps = recipe.find(task, seed)
     steps = max(steps - 1, 0) if "pl_onecycle" in recipe.name else steps  # the fit around our search takes one step
     if budget - steps < LEAST * task.steps:

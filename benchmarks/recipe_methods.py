@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Protocol
 
 import torch
-from suggestion_peers import PEERS, Module, Task, counted_steps, loaders, trainer
+from suggestion_peers import PEERS, CycledModule, Task, counted_steps, loaders, trainer
 from torch import nn
 from torch.optim import Optimizer, lr_scheduler
 
@@ -21,12 +21,8 @@ USERS_LR = 1e-3  # what a fit continues with if a search suggests nothing
 Found = Mapping[str, float]  # by name: "lr", "weight_decay"
 
 
-class CyclingTask(Task, Protocol):
-    """Interface of a task that says whether its momentum is cycled."""
-
-    @property
-    def cycle_momentum(self) -> bool:
-        """Whether a schedule of its optimizer also cycles momentum."""
+class TimedTask(Task, Protocol):
+    """Interface of a task that says how long its run is."""
 
     @property
     def steps(self) -> int:
@@ -45,7 +41,7 @@ class Training:
     schedule: Any = None
 
 
-Build = Callable[[CyclingTask, nn.Module, Found, int], Training]
+Build = Callable[[TimedTask, nn.Module, Found, int], Training]
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Recipe:
 
     name: str
     build: Build
-    search: Callable[[CyclingTask, int], Found] = field(default=lambda task, seed: {})
+    search: Callable[[TimedTask, int], Found] = field(default=lambda task, seed: {})
     package: str = ""
     module: str = ""
     is_averaged: bool = False
@@ -77,7 +73,7 @@ class Recipe:
             return str(error)
         return None
 
-    def find(self, task: CyclingTask, seed: int) -> tuple[Found, int]:
+    def find(self, task: TimedTask, seed: int) -> tuple[Found, int]:
         """Return what its search finds and the number of optimizer steps that it takes."""
         with counted_steps() as steps:
             return self.search(task, seed), steps[0]
@@ -88,52 +84,52 @@ def _with_cosine(optimizer: Optimizer, steps: int) -> Training:
     return Training(optimizer, lr_scheduler.CosineAnnealingLR(optimizer, steps))
 
 
-def _adam(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _adam(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     return Training(torch.optim.Adam(model.parameters(), 1e-3))
 
 
-def _adamw_cosine(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _adamw_cosine(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     return _with_cosine(torch.optim.AdamW(model.parameters(), 1e-3), steps)
 
 
-def _sgd_cosine(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _sgd_cosine(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     return _with_cosine(torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), steps)
 
 
-def _adamw_one_cycle(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _adamw_one_cycle(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     return Training(optimizer, lr_scheduler.OneCycleLR(optimizer, 1e-3, steps))
 
 
-def _prodigy(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _prodigy(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     return _with_cosine(importlib.import_module("prodigyopt").Prodigy(model.parameters(), lr=1.0), steps)
 
 
-def _dadapt_adam(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _dadapt_adam(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     # Its package's advice: "the same learning rate scheduler you would normally use".
     return _with_cosine(importlib.import_module("dadaptation").DAdaptAdam(model.parameters(), lr=1.0), steps)
 
 
-def _schedule_free(kind: str, lr: float, task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _schedule_free(kind: str, lr: float, task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     # Warm-up is recommended, its length is left open: a twentieth of the run here.
     make = getattr(importlib.import_module("schedulefree"), kind)
     return Training(make(model.parameters(), lr=lr, warmup_steps=math.ceil(steps / 20)))
 
 
 # -------------------------------------------------------------------------------------------- with a search
-def _lr_of_peer(package: str, method: str, task: CyclingTask, seed: int) -> Found:
+def _lr_of_peer(package: str, method: str, task: TimedTask, seed: int) -> Found:
     peer = next(it for it in PEERS if it.package == package)
     lr = peer.suggest(task, seed)[0][method]
     return {"lr": USERS_LR if lr is None else lr}
 
 
-def _torch_one_cycle(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _torch_one_cycle(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     optimizer = task.optimizer(model, found["lr"])
     cycle = lr_scheduler.OneCycleLR(optimizer, found["lr"], steps, cycle_momentum=task.cycle_momentum)
     return Training(optimizer, cycle)
 
 
-def _fastai_cycle(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _fastai_cycle(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     optimizer = task.optimizer(model, found["lr"])
     # The defaults of fastai's ``fit_one_cycle``: a quarter rises from lr / 25 by a cosine, the rest falls to lr / 1e5.
     options: dict[str, Any] = {"pct_start": 0.25, "div_factor": 25.0, "final_div_factor": 1e5 / 25}
@@ -141,8 +137,8 @@ def _fastai_cycle(task: CyclingTask, model: nn.Module, found: Found, steps: int)
     return Training(optimizer, cycle)
 
 
-def _ours(verify: bool, decays: bool, task: CyclingTask, seed: int) -> Found:
-    module = Module(task, seed)
+def _ours(verify: bool, decays: bool, task: TimedTask, seed: int) -> Found:
+    module = CycledModule(task, seed)
     test = LRRangeTest(report=False, verify=verify)
     probe = WeightDecayProbe(report=False)
     found: list[Any] = [test, probe] if decays else [test]
@@ -151,7 +147,7 @@ def _ours(verify: bool, decays: bool, task: CyclingTask, seed: int) -> Found:
     return {"lr": lr} if not decays or probe.value is None else {"lr": lr, "weight_decay": probe.value}
 
 
-def _one_cycle(task: CyclingTask, model: nn.Module, found: Found, steps: int) -> Training:
+def _one_cycle(task: TimedTask, model: nn.Module, found: Found, steps: int) -> Training:
     optimizer = task.optimizer(model, found["lr"])
     for group in optimizer.param_groups:
         group["weight_decay"] = found.get("weight_decay", group["weight_decay"])

@@ -59,7 +59,7 @@ import numpy as np
 import suggestion_oracle
 import torch
 from suggestion_oracle import OWN, OracleCurve
-from suggestion_peers import PEERS, Lrs, Module, Peer, Task, counted_steps, loaders, trainer
+from suggestion_peers import PEERS, CycledModule, Lrs, Peer, Task, counted_steps, loaders, trainer
 
 from pl_onecycle import LRRangeTest
 from pl_onecycle.curves import METHODS, Suggestion, suggest
@@ -149,7 +149,7 @@ def measure(plan: Plan, name: str) -> list[Answer]:
 
 def ran(task: Task, seed: int, **options: Any) -> tuple[LRRangeTest, int]:
     """Run a test at the start of a fit of one step, and count its steps."""
-    module = Module(task, seed)
+    module = CycledModule(task, seed)
     test = LRRangeTest(apply=False, report=False, **options)
     with counted_steps() as steps:
         trainer(callbacks=[test], max_steps=1).fit(module, *loaders(task, seed))

@@ -26,6 +26,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.data import DataLoader, TensorDataset
 
+from pl_onecycle import configure_one_cycle
+
 Array = npt.NDArray[np.float64]
 Lrs = dict[str, float | None]  # by the name of the method, None for no suggestion
 LOW, HIGH, STEPS = 1e-7, 10.0, 100
@@ -51,6 +53,10 @@ class Task(Protocol):
     @property
     def batch_size(self) -> int:
         """Samples per step."""
+
+    @property
+    def cycle_momentum(self) -> bool:
+        """Whether a one-cycle schedule of its optimizer also cycles momentum."""
 
     def model(self, seed: int) -> nn.Module:
         """Return a fresh model, and seed torch's global generator."""
@@ -87,6 +93,13 @@ class Module(pl.LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         return self.task.optimizer(self.model, self.lr)
+
+
+class CycledModule(Module):
+    """The same with a one-cycle schedule."""
+
+    def configure_optimizers(self) -> Any:
+        return configure_one_cycle(self, super().configure_optimizers(), cycle_momentum=self.task.cycle_momentum)
 
 
 def trainer(**options: Any) -> pl.Trainer:

@@ -108,22 +108,13 @@ class MomentumProbe(Probe):
     @override
     def _policy(self, run: RunOptimizer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
         # The trial matches the later training: a cycle if the run has one, else a constant.
-        base = min(cycle.base_momentum, value) if self._cycled_to(run) is not None else value
+        base = min(cycle.base_momentum, value) if run.momentum_cycle is not None else value
         return replace(cycle, base_momentum=base, max_momentum=value, cycle_momentum=True)
-
-    def _cycled_to(self, run: RunOptimizer) -> float | None:
-        """Return the largest momentum of the run's cycle, or None if momentum is not cycled."""
-        cycle = run.one_cycle
-        if cycle is not None:
-            return cycle.policy.max_momentum if cycle.policy.cycle_momentum else None
-        groups = run.optimizer.param_groups  # torch's schedulers store it there
-        return max((float(group["max_momentum"]) for group in groups if "max_momentum" in group), default=None)
 
     @override
     def _value_before(self, run: RunOptimizer) -> float:
-        cycled = self._cycled_to(run)
-        if cycled is not None:
-            return cycled
+        if run.momentum_cycle is not None:
+            return run.momentum_cycle[1]
         return max(momentum_of(group) or 0.0 for group in run.optimizer.param_groups)
 
     @override

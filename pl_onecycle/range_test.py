@@ -64,6 +64,9 @@ class LRRangeTest(Finder[Suggestion]):
     ends a sweep as diverged; to find that out, its batches are repeated twice. If the curve supports no suggestion, the
     test logs the reason and training continues with the user's own lr.
 
+    Where a schedule cycles momentum, the sweeps train with the mean of its smallest and its largest value. The latter,
+    with which a cycle begins, makes the steps of SGD so long that the found lr would be too low for the peak.
+
     *Runs at* the first ``on_train_epoch_start`` of a fit that starts from step 0, after the module's
     ``on_train_start``, and at that of each epoch in ``milestones``, from the current state. Skipped with
     ``fast_dev_run``; a resumed fit continues with the result in its checkpoint. The test runs before other finders of
@@ -375,7 +378,13 @@ class LRRangeTest(Finder[Suggestion]):
             self.steps = before + step
             advance(self.steps, loss)
 
-        return run_trial(run, policy, early_stop_threshold=threshold, on_step=on_step, checkups=checkups)
+        return run_trial(
+            *(run, policy),
+            early_stop_threshold=threshold,
+            on_step=on_step,
+            prepare=run.use_mean_momentum,  # instead of that of the first step; a short cycle writes its own
+            checkups=checkups,
+        )
 
     # ------------------------------------------------------------------------------------------- use
     @override

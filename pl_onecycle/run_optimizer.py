@@ -12,7 +12,7 @@ from pl_onecycle._lightning import MisconfigurationException, pl, rank_zero_warn
 from pl_onecycle.apply import apply_max_lr, apply_momentum, apply_weight_decay, floors_above, schedule_peak
 from pl_onecycle.copies import Copies
 from pl_onecycle.module_attributes import holds_rate
-from pl_onecycle.optimizer_groups import check_lrs
+from pl_onecycle.optimizer_groups import check_lrs, has_momentum, write_momentum
 from pl_onecycle.played_schedule import CannotPlay, Moment, has_begun, parts, past_peak, play, users_code
 from pl_onecycle.policy import OneCyclePolicy
 from pl_onecycle.run_length import accumulation_in, batches_done, steps_left
@@ -82,6 +82,24 @@ class RunOptimizer:
     def doubt(self) -> str:
         """Why `peak` may not be that of the run, or an empty string."""
         return self._peak.doubt
+
+    @property
+    def momentum_cycle(self) -> tuple[float, float] | None:
+        """The smallest and the largest momentum of the run's cycle, or None where no schedule changes the momentum."""
+        inner = [part for scheduler in self.schedulers for part in parts(scheduler)]
+        own = next((it.policy for it in inner if isinstance(it, OneCycleScheduler)), None)
+        if own is not None:
+            return (own.base_momentum, own.max_momentum) if own.cycle_momentum else None
+        cycled = [group for group in self.optimizer.param_groups if "max_momentum" in group]  # by torch's schedulers
+        if not cycled:
+            return None
+        return min(float(it["base_momentum"]) for it in cycled), max(float(it["max_momentum"]) for it in cycled)
+
+    def use_mean_momentum(self, optimizer: Optimizer) -> None:
+        """Write the mean momentum of the run's cycle into the groups; do nothing where momentum is not cycled."""
+        if self.momentum_cycle is not None:
+            for group in filter(has_momentum, optimizer.param_groups):
+                write_momentum(group, sum(self.momentum_cycle) / 2)
 
     def short_cycle(self, max_lr: float, num_steps: int) -> OneCyclePolicy:
         """Return the cycle of the run, or the default one, with another peak and in few steps."""

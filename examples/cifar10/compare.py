@@ -92,7 +92,7 @@ def show(names: Sequence[str], results: Sequence[dict[str, Any]]) -> None:
         accuracy, spread = row["val_accuracy"], "({min:.1%} to {max:.1%})".format(**row["val_accuracy"])
         lr, loss = row["largest_lr"]["mean"], row["val_loss"]["mean"]
         print(f"{name:20}{lr:>8.3g}{accuracy['mean']:>16.1%}{spread:>18}{loss:>12.3f}")
-    print("lr: the largest of a run, mean of the seeds. A found one costs at most 150 iterations more.")
+    print("lr: the largest of a run, mean of the seeds. A found one costs at most 300 iterations more.")
 
 
 def main(

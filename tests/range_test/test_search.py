@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim import lr_scheduler as schedulers
 
-from pl_onecycle import LRRangeTest, suggest
+from pl_onecycle import LRRangeTest, OneCyclePolicy, OneCycleScheduler, configure_one_cycle, suggest
 from pl_onecycle.sentences import factor, short
 from tests.fits import LRs, Momentum, SmallNet, data, line, lines, same, trainer, weights_of
 from tests.range_test.made import Constant, Valley, Watched, fit_unchanged, one_step, watched, with_milestones
@@ -269,3 +270,88 @@ def test_a_constant_loss_gives_a_reason(caplog: pytest.LogCaptureFixture) -> Non
         "LR range test: no suggestion, max_lr stays 0.1",
         "  the loss does not fall anywhere in the sweep",
     ]
+
+
+# --------------------------------------------------------------------------------------------------- with what momentum
+def one_cycle(**arguments: Any) -> Any:
+    return lambda module, optimizer: OneCycleScheduler(optimizer, None, 16, **arguments)
+
+
+def torch_cycle(kind: Any, **arguments: Any) -> Any:
+    return lambda module, optimizer: kind(optimizer, max_lr=0.01, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "momentum"),
+    [
+        (None, 0.9),
+        (one_cycle(), (0.85 + 0.95) / 2),
+        (one_cycle(base_momentum=0.8, max_momentum=0.9), (0.8 + 0.9) / 2),
+        (one_cycle(cycle_momentum=False), 0.9),
+        (torch_cycle(schedulers.OneCycleLR, total_steps=16, base_momentum=0.7), (0.7 + 0.95) / 2),
+        (torch_cycle(schedulers.OneCycleLR, total_steps=16, cycle_momentum=False), 0.9),
+        (torch_cycle(schedulers.CyclicLR, base_lr=1e-3, base_momentum=0.6, max_momentum=0.8), (0.6 + 0.8) / 2),
+        (lambda module, optimizer: schedulers.ChainedScheduler([one_cycle()(module, optimizer)]), (0.85 + 0.95) / 2),
+        (lambda module, optimizer: schedulers.StepLR(optimizer, 4), 0.9),
+    ],
+    ids=[
+        "none",
+        "ours",
+        "ours, lower",
+        "ours, constant",
+        "torch's",
+        "torch's, constant",
+        "CyclicLR",
+        "chain",
+        "StepLR",
+    ],
+)
+def test_all_sweeps_train_with_the_mean_momentum_of_the_cycle(schedule: Any, momentum: float) -> None:
+    momenta: list[float] = []
+
+    class Seen(Momentum):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            momenta.append(optimizer.param_groups[0]["momentum"])
+
+    torch.manual_seed(0)
+    test, lrs = LRRangeTest(apply=False, report=False), LRs()
+    trainer([test, lrs], max_epochs=2).fit(Seen(schedule), data())
+    real = len(lrs.momentum)
+    assert test.steps == len(momenta) - real > 60
+    assert set(momenta[:-real]) == {momentum}
+    twin = LRs()
+    trainer([twin], max_epochs=2).fit(Momentum(schedule), data())
+    assert lrs.momentum == twin.momentum  # that of the run is as before
+
+
+@pytest.mark.parametrize("groups", [([0.9], [0.0]), ([0.9], [0.5])])
+def test_groups_without_momentum_have_none_in_the_sweeps_either(groups: tuple[list[float], list[float]]) -> None:
+    momenta: list[list[float]] = []
+
+    class TwoGroups(SmallNet):
+        def configure_optimizers(self) -> Any:
+            first, last = ({"params": self.net[k].parameters(), "momentum": groups[k // 2][0]} for k in (0, 2))
+            return configure_one_cycle(self, torch.optim.SGD([first, last], lr=0.01))
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            momenta.append([group["momentum"] for group in optimizer.param_groups])
+
+    test = LRRangeTest(apply=False, report=False)
+    trainer([test]).fit(TwoGroups(), data())
+    mean = (0.85 + 0.95) / 2
+    assert momenta[: test.steps] == [[mean if own[0] else 0.0 for own in groups]] * test.steps
+
+
+def test_short_cycles_have_the_momentum_of_their_cycle() -> None:
+    momenta: list[float] = []
+
+    class Seen(Momentum):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            momenta.append(optimizer.param_groups[0]["momentum"])
+
+    test = LRRangeTest(1e-4, 1.0, 20, verify=3, verify_steps=10, apply=False, report=False, method="minimum")
+    trainer([test]).fit(Seen(one_cycle()), data())
+    cycle = OneCyclePolicy(1.0, 9)
+    first = momenta[21:31]
+    assert len(test.cycles) == 3
+    assert first == pytest.approx([cycle.momentum(step) for step in range(10)])
