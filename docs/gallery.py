@@ -108,7 +108,7 @@ ENTRIES: dict[str, Callable[[], Fit]] = {
     "demo": lambda: (ConvNet(), Digits(), LRRangeTest()),
     "adamw": lambda: (AdamWNet(), Digits(), LRRangeTest()),
     "diverged": lambda: (NoNorm(), Digits(), LRRangeTest()),
-    "controlled": lambda: (ConvNet(), Digits(batch_size=2), LRRangeTest()),
+    "controlled": lambda: (ConvNet(), Digits(batch_size=8), LRRangeTest()),
     "noisy": lambda: (NoNorm(), Digits(batch_size=1), LRRangeTest()),
     "verified": lambda: (ValidatedConvNet(), ValidatedDigits(), LRRangeTest(verify=True)),
     "fixed": lambda: (ConvNet(), Digits(), LRRangeTest(1e-5, 1.0, num_steps=100)),
