@@ -141,9 +141,7 @@ def cifar10_table() -> str:
         about = result["about"]
         accuracy = f"{percent(result[row.metric], 2)} in {about['iterations']:,} iterations"
         ours = f"{accuracy}, {with_spread(result['seconds'], '.0f')} s, {about['precision']}, {about['copy']} copy"
-        remarks = sorted({run["remark"] for run in result["runs"] if "remark" in run})
-        ours = "; ".join([ours, *remarks])
-        rows.append([row.what, row.theirs, ours, machine(result), command])
+        rows.append([row.what, row.theirs, "; ".join([ours, *remarks(result)]), machine(result), command])
     return table(["ResNet-56 on CIFAR-10", "theirs", "ours", "n and hardware", "command"], rows)
 
 
@@ -174,9 +172,15 @@ def searches_table() -> str:
 
 
 def cost_of(search: Result) -> str:
-    """Return the cost of a search, and on which copy of the images it ran."""
+    """Return the cost of a search, on which copy of the images it ran, and remarks."""
     run = search["runs"][0]
-    return f"{run['steps']:,} steps, {run['seconds']:.0f} s, {search['about']['copy']} copy"
+    cost = f"{run['steps']:,} steps, {run['seconds']:.0f} s, {search['about']['copy']} copy"
+    return "; ".join([cost, *remarks(search)])
+
+
+def remarks(result: Result) -> list[str]:
+    """Return what the runs of a result say about how they were measured."""
+    return sorted({run["remark"] for run in result["runs"] if "remark" in run})
 
 
 def rock_paper_scissors_table() -> str:

@@ -108,14 +108,13 @@ class MomentumProbe(Probe):
     @override
     def _policy(self, run: RunOptimizer, cycle: OneCyclePolicy, value: float) -> OneCyclePolicy:
         # The trial matches the later training: a cycle if the run has one, else a constant.
-        base = min(cycle.base_momentum, value) if run.momentum_cycle is not None else value
+        base = min(cycle.base_momentum, value) if any(run.momentum_cycles) else value
         return replace(cycle, base_momentum=base, max_momentum=value, cycle_momentum=True)
 
     @override
     def _value_before(self, run: RunOptimizer) -> float:
-        if run.momentum_cycle is not None:
-            return run.momentum_cycle[1]
-        return max(momentum_of(group) or 0.0 for group in run.optimizer.param_groups)
+        cycled = [ends[1] for ends in run.momentum_cycles if ends is not None]
+        return max(cycled or [momentum_of(group) or 0.0 for group in run.optimizer.param_groups])
 
     @override
     def _choose_among_equals(self, values: Sequence[float]) -> float:

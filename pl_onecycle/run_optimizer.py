@@ -84,22 +84,21 @@ class RunOptimizer:
         return self._peak.doubt
 
     @property
-    def momentum_cycle(self) -> tuple[float, float] | None:
-        """The smallest and the largest momentum of the run's cycle, or None where no schedule changes the momentum."""
+    def momentum_cycles(self) -> list[tuple[float, float] | None]:
+        """The smallest and the largest momentum of each group in the run, None where no schedule changes it."""
         inner = [part for scheduler in self.schedulers for part in parts(scheduler)]
+        groups = self.optimizer.param_groups
         own = next((it.policy for it in inner if isinstance(it, OneCycleScheduler)), None)
         if own is not None:
-            return (own.base_momentum, own.max_momentum) if own.cycle_momentum else None
-        cycled = [group for group in self.optimizer.param_groups if "max_momentum" in group]  # by torch's schedulers
-        if not cycled:
-            return None
-        return min(float(it["base_momentum"]) for it in cycled), max(float(it["max_momentum"]) for it in cycled)
+            return [(own.base_momentum, own.max_momentum) if own.cycle_momentum else None] * len(groups)
+        ends = ("base_momentum", "max_momentum")  # where torch's schedulers keep them
+        return [(float(it[ends[0]]), float(it[ends[1]])) if it.keys() >= {*ends} else None for it in groups]
 
     def use_mean_momentum(self, optimizer: Optimizer) -> None:
-        """Write the mean momentum of the run's cycle into the groups; do nothing where momentum is not cycled."""
-        if self.momentum_cycle is not None:
-            for group in filter(has_momentum, optimizer.param_groups):
-                write_momentum(group, sum(self.momentum_cycle) / 2)
+        """Write the mean momentum of the run's cycle into each group whose momentum is cycled."""
+        for group, ends in zip(optimizer.param_groups, self.momentum_cycles, strict=True):
+            if ends is not None and has_momentum(group):
+                write_momentum(group, sum(ends) / 2)
 
     def short_cycle(self, max_lr: float, num_steps: int) -> OneCyclePolicy:
         """Return the cycle of the run, or the default one, with another peak and in few steps."""

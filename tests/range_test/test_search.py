@@ -342,6 +342,29 @@ def test_groups_without_momentum_have_none_in_the_sweeps_either(groups: tuple[li
     assert momenta[: test.steps] == [[mean if own[0] else 0.0 for own in groups]] * test.steps
 
 
+def test_each_group_has_the_mean_of_its_own_cycle_and_other_keys_of_groups_are_left_alone() -> None:
+    momenta: list[list[float]] = []
+
+    class TwoGroups(SmallNet):
+        def configure_optimizers(self) -> Any:
+            sgd = torch.optim.SGD([{"params": self.net[k].parameters()} for k in (0, 2)], lr=0.01, momentum=0.9)
+            cycle = schedulers.OneCycleLR(sgd, 0.01, 16, base_momentum=[0.8, 0.4], max_momentum=[0.9, 0.6])
+            return {"optimizer": sgd, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            momenta.append([group["momentum"] for group in optimizer.param_groups])
+
+    class OwnKey(TwoGroups):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD([{"params": self.parameters(), "max_momentum": 0.99}], lr=0.01, momentum=0.9)
+
+    for net, wanted in ((TwoGroups, pytest.approx([0.85, 0.5])), (OwnKey, [0.9])):
+        momenta.clear()
+        test = LRRangeTest(apply=False, report=False)
+        trainer([test]).fit(net(), data())
+        assert momenta[: test.steps] == [wanted] * test.steps
+
+
 def test_short_cycles_have_the_momentum_of_their_cycle() -> None:
     momenta: list[float] = []
 
