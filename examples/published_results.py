@@ -318,6 +318,9 @@ def page() -> str:
         *picture(
             "cifar10/range_test.png", "The range test of ResNet-56 with our suggestion, and the article's reading"
         ),
+        "The default test reads this net far too low: in the few steps after its initialization the loss explodes near "
+        "0.1, where a cycle that rises over thousands of steps trains well. A test of a tenth of the run, with short "
+        "cycles, sees more: `configs/tune.yaml`.\n",
         "### One cycle, constant and stepwise, small enough for a CPU\n",
         "ResNet-8 on 5,000 images at equal iterations, by `compare.py`; the last two rows by `compare.py --all`. "
         + ahead()
