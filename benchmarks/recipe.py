@@ -107,7 +107,7 @@ def measure(folder: str | None, length: int, seeds: int, names: Sequence[str], n
 
 
 def _run(task: TimedTask, recipe: Recipe, budget: int, seed: int) -> dict[str, Any] | None:
-    found, steps = recipe.find(task, seed)
+    found, steps = recipe.find(task, seed, budget)
     steps = max(steps - 1, 0) if "pl_onecycle" in recipe.name else steps  # the fit around our search takes one step
     if budget - steps < LEAST * task.steps:
         return None

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+import lightning.pytorch as pl
 import torch
 from suggestion_peers import PEERS, CycledModule, Task, counted_steps, loaders, trainer
 from torch import nn
@@ -51,7 +52,7 @@ class Recipe:
     Attributes:
         name: In tables.
         build: (task, model, what was found, number of steps) -> what to train with.
-        search: (task, seed) -> what was found; its steps count.
+        search: (task, seed, steps of the run) -> what was found; its steps count.
         package: Distribution that it needs besides torch and Lightning, or an empty string.
         module: What is imported of that package.
         is_averaged: Whether the weights to evaluate are not those that training moves, as in ``schedulefree``.
@@ -59,7 +60,7 @@ class Recipe:
 
     name: str
     build: Build
-    search: Callable[[TimedTask, int], Found] = field(default=lambda task, seed: {})
+    search: Callable[[TimedTask, int, int], Found] = field(default=lambda task, seed, steps: {})
     package: str = ""
     module: str = ""
     is_averaged: bool = False
@@ -73,10 +74,10 @@ class Recipe:
             return str(error)
         return None
 
-    def find(self, task: TimedTask, seed: int) -> tuple[Found, int]:
-        """Return what its search finds and the number of optimizer steps that it takes."""
-        with counted_steps() as steps:
-            return self.search(task, seed), steps[0]
+    def find(self, task: TimedTask, seed: int, steps: int) -> tuple[Found, int]:
+        """Return what its search finds for a run of ``steps``, and the number of optimizer steps that it takes."""
+        with counted_steps() as taken:
+            return self.search(task, seed, steps), taken[0]
 
 
 # ----------------------------------------------------------------------------------------- without a search
@@ -117,7 +118,7 @@ def _schedule_free(kind: str, lr: float, task: TimedTask, model: nn.Module, foun
 
 
 # -------------------------------------------------------------------------------------------- with a search
-def _lr_of_peer(package: str, method: str, task: TimedTask, seed: int) -> Found:
+def _lr_of_peer(package: str, method: str, task: TimedTask, seed: int, steps: int) -> Found:
     peer = next(it for it in PEERS if it.package == package)
     lr = peer.suggest(task, seed)[0][method]
     return {"lr": USERS_LR if lr is None else lr}
@@ -137,12 +138,20 @@ def _fastai_cycle(task: TimedTask, model: nn.Module, found: Found, steps: int) -
     return Training(optimizer, cycle)
 
 
-def _ours(verify: bool, decays: bool, task: TimedTask, seed: int) -> Found:
+class _OneStep(pl.Callback):
+    """End a fit after its first step."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.should_stop = True
+
+
+def _ours(verify: bool, decays: bool, task: TimedTask, seed: int, steps: int) -> Found:
     module = CycledModule(task, seed)
     test = LRRangeTest(report=False, verify=verify)
     probe = WeightDecayProbe(report=False)
     found: list[Any] = [test, probe] if decays else [test]
-    trainer(callbacks=found, max_steps=1).fit(module, *loaders(task, seed))
+    # The search for a weight decay asks how long the run will be.
+    trainer(callbacks=[*found, _OneStep()], max_steps=steps).fit(module, *loaders(task, seed))
     lr = USERS_LR if test.value is None else test.value
     return {"lr": lr} if not decays or probe.value is None else {"lr": lr, "weight_decay": probe.value}
 
