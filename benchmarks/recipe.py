@@ -192,12 +192,14 @@ def load() -> dict[str, Any]:
 
 def save(stored: Mapping[str, Any]) -> None:
     """Write the runs, one line per task, with hardware and versions."""
-    head = {"machine": machine() | {name: installed(name) for name in PACKAGES}}
+    packages = {name: installed(name) for name in PACKAGES}
+    now = machine() | {name: there for name, there in packages.items() if there != "not installed"}
+    known = stored.get("machine", packages)  # rows that do not run again keep the versions that they were measured with
     lines = [
         f"{json.dumps(length)}:{{\n" + ",\n".join(f"{json.dumps(k)}:{json.dumps(v)}" for k, v in tasks.items()) + "}"
         for length, tasks in stored["scores"].items()
     ]
-    RESULTS.write_text(f'{{"machine":{json.dumps(head["machine"])},\n"scores":{{\n' + ",\n".join(lines) + "}}\n")
+    RESULTS.write_text(f'{{"machine":{json.dumps(known | now)},\n"scores":{{\n' + ",\n".join(lines) + "}}\n")
 
 
 def choose(arguments: argparse.Namespace) -> list[str]:

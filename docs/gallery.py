@@ -21,7 +21,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 
@@ -93,14 +93,6 @@ class RandomLabels(Digits):
         super().setup(stage)
         images, labels = self.train.tensors
         self.train = TensorDataset(images, labels[torch.randperm(len(labels))])
-
-
-class AFewSamples(ValidatedDigits):
-    """Forty images for training, where weight decay matters."""
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        images, labels = self.train.tensors
-        return DataLoader(TensorDataset(images[:40], labels[:40]), 20, shuffle=True)
 
 
 # ---------------------------------------------------------------------------------------------- fits

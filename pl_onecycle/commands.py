@@ -28,9 +28,9 @@ def run_command(arguments: Sequence[str]) -> bool:
     if not arguments or arguments[0] not in _COMMANDS:
         return False
     name, rest = arguments[0], arguments[1:]
-    described, what, default, run = _COMMANDS[name]
+    described, what, where, default, run = _COMMANDS[name]
     parser = argparse.ArgumentParser(f"pl-onecycle {name}", description=described)
-    parser.add_argument("paths", nargs="+", metavar=what, help=f"a {what.lower()} that a run has written")
+    parser.add_argument("paths", nargs="+", metavar=what, help=where)
     parser.add_argument("-o", "--output", help=f"file to write; without it, {default} in the working directory")
     given = parser.parse_args(rest)
     try:
@@ -69,8 +69,14 @@ def _plot(runs: dict[str, list[Result]], output: str | None) -> str:
 
 
 _COMMANDS = {
-    "report": ("Write one page that overlays several runs, from what they have saved.", "DIR", "report.html", _report),
-    "plot": ("Draw saved results side by side.", "FILE", "results.png", _plot),
+    "report": (
+        *("Write one page that overlays several runs, from what they have saved.", "DIR"),
+        *("a directory that a run has written", "report.html", _report),
+    ),
+    "plot": (
+        *("Draw saved results side by side.", "FILE", "a result.json that a run has written, or a directory of some"),
+        *("results.png", _plot),
+    ),
 }
 
 
