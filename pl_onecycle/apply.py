@@ -184,7 +184,7 @@ def apply_momentum(momentum: float, optimizer: Optimizer, schedulers: Sequence[A
     groups = [group for group in optimizer.param_groups if has_momentum(group)]
     for group in groups:
         write_momentum(group, momentum)
-        if "max_momentum" in group:  # torch's OneCycleLR and CyclicLR keep the ends of their cycle there
+        if group.keys() >= {"base_momentum", "max_momentum"}:  # where torch's schedulers keep the ends of their cycle
             group.update(max_momentum=momentum, base_momentum=min(group["base_momentum"], momentum))
     cycles = [part for scheduler in schedulers for part in parts(scheduler) if isinstance(part, OneCycleScheduler)]
     for cycle in cycles:

@@ -90,14 +90,18 @@ class RunOptimizer:
         groups = self.optimizer.param_groups
         own = next((it.policy for it in inner if isinstance(it, OneCycleScheduler)), None)
         if own is not None:
-            return [(own.base_momentum, own.max_momentum) if own.cycle_momentum else None] * len(groups)
-        ends = ("base_momentum", "max_momentum")  # where torch's schedulers keep them
+            # The schedule marks the groups that had momentum when it began; theirs may be 0 at this moment.
+            cycled = [own.cycle_momentum and it.get("cycle_momentum", has_momentum(it)) for it in groups]
+            return [(own.base_momentum, own.max_momentum) if is_cycled else None for is_cycled in cycled]
+        if not any(getattr(part, "cycle_momentum", False) for part in inner):
+            return [None] * len(groups)
+        ends = ("base_momentum", "max_momentum")  # where torch's schedulers keep them, also for later ones
         return [(float(it[ends[0]]), float(it[ends[1]])) if it.keys() >= {*ends} else None for it in groups]
 
     def use_mean_momentum(self, optimizer: Optimizer) -> None:
         """Write the mean momentum of the run's cycle into each group whose momentum is cycled."""
         for group, ends in zip(optimizer.param_groups, self.momentum_cycles, strict=True):
-            if ends is not None and has_momentum(group):
+            if ends is not None:
                 write_momentum(group, sum(ends) / 2)
 
     def short_cycle(self, max_lr: float, num_steps: int) -> OneCyclePolicy:

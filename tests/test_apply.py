@@ -342,6 +342,12 @@ def test_momentum_goes_to_the_groups_that_have_any() -> None:
     assert adam.param_groups[0]["betas"] == (0.5, 0.99)
 
 
+def test_other_keys_of_a_group_are_no_cycle() -> None:
+    optimizer = SGD([{"params": [torch.zeros(1)], "max_momentum": None}], lr=OLD, momentum=0.9)
+    apply_momentum(0.8, optimizer)
+    assert (optimizer.param_groups[0]["momentum"], optimizer.param_groups[0]["max_momentum"]) == (0.8, None)
+
+
 @pytest.mark.parametrize("after", [0, 5])
 def test_momentum_is_the_largest_of_the_cycle_from_here_on(after: int) -> None:
     optimizer = sgd(OLD)

@@ -59,7 +59,8 @@ def coarse_sweep(curves: Sequence[LossCurve], min_lr: float, max_lr: float) -> R
     """
     if not curves:
         return _coarse(min_lr, max_lr)
-    if len(curves) > 1 or curves[0].outcome != "completed" or has_fallen(curves[0]) or _ends_high(curves[0]):
+    first = curves[0]
+    if len(curves) > 1 or len(first) == 0 or first.outcome != "completed" or has_fallen(first) or _ends_high(first):
         return None
     # Begins a decade below `max_lr`, so that its first step is not by far the largest so far.
     return _coarse(max_lr / 10, max_lr * 10**BEYOND)
@@ -81,7 +82,7 @@ def dense_sweep(curves: Sequence[LossCurve]) -> RangeTestPolicy | Refusal:
     """
     last = curves[-1]
     is_finite = last.initial_loss is None or math.isfinite(last.initial_loss)
-    if last.outcome in ("overridden", "stopped") or not is_finite:
+    if last.outcome in ("overridden", "stopped") or not is_finite or len(last) == 0:
         return _nothing_found(curves)
     # Each sweep and each control takes one step more than it has points, to show the effect of the last one.
     used = sum((len(curve) + 1) * (2 if curve.control else 1) for curve in curves)

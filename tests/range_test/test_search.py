@@ -365,6 +365,57 @@ def test_each_group_has_the_mean_of_its_own_cycle_and_other_keys_of_groups_are_l
         assert momenta[: test.steps] == [wanted] * test.steps
 
 
+@pytest.mark.parametrize(
+    ("schedule", "mean"),
+    [
+        (one_cycle(pct_start=0.0, base_momentum=0.0), 0.95 / 2),
+        (torch_cycle(schedulers.CyclicLR, base_lr=1e-3, base_momentum=0.0, max_momentum=0.8), 0.8 / 2),
+    ],
+    ids=["ours, begins at its peak", "CyclicLR"],
+)
+def test_a_cycle_that_stands_at_momentum_0_counts_as_one(schedule: Any, mean: float) -> None:
+    momenta: list[float] = []
+
+    class Seen(Momentum):
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            momenta.append(optimizer.param_groups[0]["momentum"])
+
+    test = LRRangeTest(apply=False, report=False)
+    trainer([test], max_epochs=2).fit(Seen(schedule), data())
+    assert momenta[: test.steps] == [mean] * test.steps
+
+
+def test_keys_of_an_earlier_schedule_are_no_cycle() -> None:
+    momenta: list[float] = []
+
+    class Later(Momentum):
+        def configure_optimizers(self) -> Any:
+            sgd = torch.optim.SGD(self.parameters(), lr=0.01, momentum=0.9)
+            schedulers.OneCycleLR(sgd, 0.01, 16)
+            sgd.param_groups[0]["momentum"] = 0.7
+            return sgd
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            momenta.append(optimizer.param_groups[0]["momentum"])
+
+    trainer([LRRangeTest(apply=False, report=False)]).fit(Later(), data())
+    assert set(momenta) == {0.7}
+
+
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
+def test_sweeps_without_a_loss_are_refused_and_the_fit_continues() -> None:
+    class NoLoss(SmallNet):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None
+
+    test = LRRangeTest(report=False)
+    fit = trainer([test])
+    fit.fit(NoLoss(), data())
+    assert test.suggestion is None
+    assert "0 finite points" in test.why
+    assert fit.state.finished
+
+
 def test_short_cycles_have_the_momentum_of_their_cycle() -> None:
     momenta: list[float] = []
 
